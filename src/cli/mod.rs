@@ -1,0 +1,63 @@
+//! The command line: one file a subcommand, thin.
+
+mod cache;
+mod compare;
+mod config;
+mod doctor;
+mod evaluate;
+mod experiments;
+mod inspect;
+mod predict;
+mod synth;
+mod train;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Trains EmberFormer, which predicts the next burned area of a wildfire, and shows what came out.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Cache(cache::Args),
+    Compare(compare::Args),
+    Config(config::Args),
+    Doctor(doctor::Args),
+    Evaluate(evaluate::Args),
+    Experiments(experiments::Args),
+    Inspect(inspect::Args),
+    Predict(predict::Args),
+    Synth(synth::Args),
+    Train(train::Args),
+    Verify(verify::Args),
+}
+
+/// Runs the command line and returns the exit code: 0 done, 2 bad usage or configuration, 1 failed.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Cache(args) => cache::run(args),
+        Command::Compare(args) => compare::run(args),
+        Command::Config(args) => config::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
+        Command::Experiments(args) => experiments::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Predict(args) => predict::run(args),
+        Command::Synth(args) => synth::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Verify(args) => verify::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Typed configuration, one struct a section; errors name the line and the key.

@@ -1,0 +1,1 @@
+//! Batches of samples from the store, with augmentation on the fly.

@@ -1,0 +1,1 @@
+//! GeoTIFF reading by window and writing.

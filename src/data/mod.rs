@@ -1,0 +1,9 @@
+//! The Deep Crown reader, the packed store, split, sampler, augmentation and the fire simulator behind `synth`.
+
+pub mod batch;
+pub mod geotiff;
+pub mod raw;
+pub mod sampler;
+pub mod split;
+pub mod store;
+pub mod synth;

@@ -1,0 +1,1 @@
+//! The Deep Crown layout on disk.

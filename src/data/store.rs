@@ -1,0 +1,1 @@
+//! The packed store: the data set as bits, memory-mapped.

@@ -1,0 +1,1 @@
+//! Simulated fires in the Deep Crown layout.

@@ -1,0 +1,5 @@
+//! The `emberformer` binary.
+
+fn main() -> std::process::ExitCode {
+    emberformer::cli::main()
+}

@@ -1,0 +1,94 @@
+//! Patches of P×P pixels as bits. A patch's pixels are numbered row-major from its upper left corner; pixel i is bit
+//! i mod 64 of word i / 64. P = 8 fills exactly one `u64`; P = 4 uses the low 16 bits of one; P = 16 takes four.
+
+/// The patch grid of a window: `rows`×`cols` patches of `patch`×`patch` pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Grid {
+    /// Patches from top to bottom (Gy).
+    pub rows: usize,
+    /// Patches from left to right (Gx).
+    pub cols: usize,
+    /// Pixels along a patch's side (P): 4, 8 or 16.
+    pub patch: usize,
+}
+
+impl Grid {
+    /// Number of patches, N = Gy·Gx.
+    pub fn patches(&self) -> usize {
+        self.rows * self.cols
+    }
+    /// Pixels from top to bottom, H = Gy·P.
+    pub fn height(&self) -> usize {
+        self.rows * self.patch
+    }
+    /// Pixels from left to right, W = Gx·P.
+    pub fn width(&self) -> usize {
+        self.cols * self.patch
+    }
+    /// Pixels of the window, H·W.
+    pub fn pixels(&self) -> usize {
+        self.height() * self.width()
+    }
+    /// `u64` words a patch takes: 1 for P = 4 and 8, 4 for P = 16.
+    pub fn words(&self) -> usize {
+        (self.patch * self.patch).div_ceil(64)
+    }
+
+    /// Packs an H×W mask (row-major, true burns) into `patches() * words()` words.
+    pub fn pack(&self, pixel: impl Fn(usize, usize) -> bool) -> Vec<u64> {
+        let mut bits = vec![0; self.patches() * self.words()];
+        for y in 0..self.height() {
+            for x in 0..self.width() {
+                if pixel(y, x) {
+                    let (word, bit) = self.locate(y, x);
+                    bits[word] |= 1 << bit;
+                }
+            }
+        }
+        bits
+    }
+
+    /// Unpacks into an H×W row-major mask of 0 and 1.
+    pub fn unpack(&self, bits: &[u64]) -> Vec<u8> {
+        let mut mask = vec![0; self.pixels()];
+        for y in 0..self.height() {
+            for x in 0..self.width() {
+                let (word, bit) = self.locate(y, x);
+                mask[y * self.width() + x] = (bits[word] >> bit & 1) as u8;
+            }
+        }
+        mask
+    }
+
+    /// Where pixel (y, x) lies: index of its word within the window, and its bit.
+    pub fn locate(&self, y: usize, x: usize) -> (usize, usize) {
+        let p = self.patch;
+        let index = (y % p) * p + x % p;
+        (((y / p) * self.cols + x / p) * self.words() + index / 64, index % 64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packing_round_trips() {
+        for patch in [4, 8, 16] {
+            let grid = Grid { rows: 3, cols: 2, patch };
+            let burns = |y: usize, x: usize| (y * 31 + x * 17) % 5 < 2;
+            let mask = grid.unpack(&grid.pack(burns));
+            for y in 0..grid.height() {
+                for x in 0..grid.width() {
+                    assert_eq!(mask[y * grid.width() + x] == 1, burns(y, x), "P {patch}, pixel ({y}, {x})");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bits_run_row_major_within_a_patch() {
+        let grid = Grid { rows: 2, cols: 2, patch: 8 };
+        assert_eq!(grid.pack(|y, x| (y, x) == (9, 2)), [0, 0, 1 << 10, 0]);
+    }
+}

@@ -1,0 +1,1 @@
+//! The autograd tape: ops in order, what they saved, one backward walk.

@@ -1,0 +1,1 @@
+//! Shape, element type and storage of an array.

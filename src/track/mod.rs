@@ -1,0 +1,1 @@
+//! The run folder, console progress and metrics.jsonl.
