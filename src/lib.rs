@@ -12,6 +12,7 @@ pub mod tape;
 pub mod ops;
 pub mod model;
 pub mod optim;
+pub mod verify;
 pub mod data;
 pub mod train;
 pub mod track;
