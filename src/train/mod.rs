@@ -1,1 +1,5 @@
 //! The training loop, metrics, early stopping and checkpoints.
+
+pub mod checkpoint;
+pub mod metrics;
+pub mod stopping;
