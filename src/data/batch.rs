@@ -2,6 +2,7 @@
 
 use super::augment::{Augment, ScaledDirection, Symmetry};
 use super::sampler::SampleId;
+use super::store::Store;
 use crate::model::{Inputs, Target};
 use crate::patch::Grid;
 use crate::{Error, Result};
@@ -33,6 +34,45 @@ pub trait FrameSource {
     fn band_range(&self, band: usize) -> [f32; 2];
     /// Minimum and maximum of the wind direction, degrees.
     fn direction_range(&self) -> [f32; 2];
+}
+
+impl FrameSource for Store {
+    fn grid(&self) -> Grid {
+        self.grid()
+    }
+    fn sequences(&self) -> usize {
+        self.sequences().len()
+    }
+    fn id(&self, sequence: usize) -> &str {
+        &self.sequences()[sequence].id
+    }
+    fn frames(&self, sequence: usize) -> usize {
+        self.sequences()[sequence].frames
+    }
+    fn frame(&self, sequence: usize, t: usize) -> &[u64] {
+        self.frame(sequence, t)
+    }
+    fn isochrone(&self, sequence: usize, t: usize) -> &[u64] {
+        self.isochrone(sequence, t)
+    }
+    fn wind(&self, sequence: usize) -> &[[f32; 2]] {
+        self.wind(sequence)
+    }
+    fn statics(&self, sequence: usize) -> &[f32] {
+        self.statics(sequence)
+    }
+    fn valid_patches(&self) -> &[bool] {
+        self.valid_patches()
+    }
+    fn band_names(&self) -> &[String] {
+        self.band_names()
+    }
+    fn band_range(&self, band: usize) -> [f32; 2] {
+        self.band_ranges().get(band).copied().unwrap_or([0.0, 1.0])
+    }
+    fn direction_range(&self) -> [f32; 2] {
+        self.wind_range().direction
+    }
 }
 
 /// A batch on the host.

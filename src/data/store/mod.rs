@@ -118,6 +118,10 @@ impl Store {
     pub fn valid_patches(&self) -> &[bool] {
         &[]
     }
+    /// Minimum and maximum that each static band was scaled with, [Cs]; `[0, 1]` for a band that was left as it is.
+    pub fn band_ranges(&self) -> &[[f32; 2]] {
+        &[]
+    }
     /// The wind's range, to get back to the files' units.
     pub fn wind_range(&self) -> WindRange {
         WindRange { speed: [0.0; 2], direction: [0.0; 2] }
