@@ -154,6 +154,10 @@ pub fn best_threshold(h: &Histogram) -> (f64, f64) {
 pub struct Totals {
     /// Samples seen.
     pub samples: u64,
+    /// Batches seen.
+    pub batches: u64,
+    /// Σ T, the steps of each batch's longest history.
+    pub history: u64,
     /// Σ samples · loss.
     pub loss: f64,
     /// Counts over all valid pixels.
@@ -165,9 +169,11 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Adds a batch of `samples` samples.
-    pub fn add(&mut self, report: &LossReport, samples: usize) {
+    /// Adds a batch of `samples` samples with histories of up to `history` steps.
+    pub fn add(&mut self, report: &LossReport, samples: usize, history: usize) {
         self.samples += samples as u64;
+        self.batches += 1;
+        self.history += history as u64;
         self.loss += report.loss * samples as f64;
         add_counts(&mut self.counts, &report.counts);
         add_counts(&mut self.growth, &report.growth);
@@ -180,7 +186,7 @@ impl Totals {
     }
 }
 
-/// What an evaluation over samples gave.
+/// What an evaluation over samples gave. Counts are at the threshold it was made with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
     /// Loss and counts.
@@ -208,9 +214,9 @@ impl Default for Evaluation {
 }
 
 impl Evaluation {
-    /// Adds a batch of `samples` samples.
-    pub fn add(&mut self, report: &LossReport, samples: usize) {
-        self.totals.add(report, samples);
+    /// Adds a batch of `samples` samples with histories of up to `history` steps.
+    pub fn add(&mut self, report: &LossReport, samples: usize, history: usize) {
+        self.totals.add(report, samples, history);
         add_histogram(&mut self.histogram, &report.histogram);
         add_histogram(&mut self.growth_histogram, &report.growth_histogram);
     }
@@ -254,11 +260,12 @@ pub fn step_metrics(report: &LossReport, loss: &LossSettings, rates: &LearningRa
     row.0
 }
 
-/// `train/loss_epoch` and `train/{acc,prec,rec,f1,iou}_epoch`.
+/// `train/loss_epoch`, `train/{acc,prec,rec,f1,iou}_epoch`, and `train/T_avg_epoch`, the mean of T over the batches.
 pub fn train_epoch_metrics(totals: &Totals) -> Metrics {
     let mut row = Row::default();
     row.set("train/loss_epoch", totals.mean_loss());
     row.scores("train/", "epoch", &totals.counts, true);
+    row.set("train/T_avg_epoch", ratio(totals.history, totals.batches));
     row.0
 }
 
@@ -348,9 +355,10 @@ pub(crate) mod tests {
     #[test]
     fn losses_weigh_by_samples() {
         let mut totals = Totals::default();
-        totals.add(&report(1.0, Counts { tp: 1, ..Counts::default() }), 3);
-        totals.add(&report(2.0, Counts { tp: 2, ..Counts::default() }), 1);
+        totals.add(&report(1.0, Counts { tp: 1, ..Counts::default() }), 3, 5);
+        totals.add(&report(2.0, Counts { tp: 2, ..Counts::default() }), 1, 2);
         assert_eq!((totals.mean_loss(), totals.counts.tp, totals.samples), (1.25, 3, 4));
+        assert_eq!(train_epoch_metrics(&totals)["train/T_avg_epoch"], 3.5);
         assert_eq!(Totals::default().mean_loss(), 0.0);
     }
 
@@ -372,11 +380,8 @@ pub(crate) mod tests {
             "train/loss_step train/focal_step train/tversky_step train/acc_step train/prec_step train/rec_step \
              train/f1_step train/iou_step train/lr_temporal train/lr_spatial train/lr_refinement"
         );
-        let loss = LossSettings::BceDice {
-            bce_weight: 0.9,
-            dice_weight: 0.1,
-            pos_weight: crate::ops::loss::PosWeight::Auto,
-        };
+        let loss =
+            LossSettings::BceDice { bce_weight: 0.9, dice_weight: 0.1, pos_weight: crate::ops::loss::PosWeight::Auto };
         let row = step_metrics(&report(1.0, Counts::default()), &loss, &rates);
         assert!(row.contains_key("train/bce_step") && row.contains_key("train/dice_step"));
         assert!(!row.contains_key("train/focal_step"));

@@ -2,4 +2,5 @@
 
 pub mod checkpoint;
 pub mod metrics;
+pub mod settings;
 pub mod stopping;
