@@ -1,6 +1,8 @@
 //! The training loop, metrics, early stopping and checkpoints.
 
 pub mod checkpoint;
+pub mod evaluate;
 pub mod metrics;
+pub mod run;
 pub mod settings;
 pub mod stopping;
