@@ -27,7 +27,12 @@ pub struct Error {
 impl Error {
     /// The command line or the configuration is wrong (exit code 2).
     pub fn usage(subject: impl fmt::Display, problem: impl fmt::Display, remedy: impl fmt::Display) -> Self {
-        Self { kind: Kind::Usage, subject: subject.to_string(), problem: problem.to_string(), remedy: remedy.to_string() }
+        Self {
+            kind: Kind::Usage,
+            subject: subject.to_string(),
+            problem: problem.to_string(),
+            remedy: remedy.to_string(),
+        }
     }
 
     /// A file, store, checkpoint or device failed (exit code 1).
