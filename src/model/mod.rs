@@ -1,5 +1,9 @@
 //! The network: token embedder, temporal transformer, spatial decoder and refinement decoder, strung together.
 
+mod count;
+
+pub use count::ParameterCounts;
+
 use crate::Result;
 use crate::ops::loss::{LossReport, LossSettings, Thresholds};
 use crate::patch::Grid;
