@@ -65,7 +65,12 @@ impl Tensor {
     }
 
     /// A tensor on `device` with values from the host, rounded to `dtype`.
-    pub fn from_host(device: &Device, dtype: DType, shape: &[usize], values: impl ExactSizeIterator<Item = f64>) -> Self {
+    pub fn from_host(
+        device: &Device,
+        dtype: DType,
+        shape: &[usize],
+        values: impl ExactSizeIterator<Item = f64>,
+    ) -> Self {
         let Device::Cpu(cpu) = device;
         with_real!(dtype, E => {
             let mut data = cpu.take::<E>(values.len());
@@ -108,7 +113,7 @@ impl Tensor {
     /// # Panics
     /// If the number of elements differs.
     pub fn reshaped(mut self, shape: &[usize]) -> Self {
-        assert_eq!(self.len(), shape.iter().product(), "{:?} seen as {shape:?}", self.shape);
+        assert_eq!(self.len(), shape.iter().product::<usize>(), "{:?} seen as {shape:?}", self.shape);
         self.shape = shape.to_vec();
         self
     }

@@ -5,10 +5,9 @@ use super::*;
 use crate::data::augment::Augment;
 use crate::data::sampler::SamplerSettings;
 use crate::model::FireEmbedding;
-use crate::ops::loss::Counts;
+use crate::ops::loss::{Counts, Histogram};
 use crate::optim::{AdamSettings, Schedule};
 use crate::patch::Grid;
-use crate::train::metrics::empty_histogram;
 use crate::train::settings::Recipe;
 use crate::train::stopping::{Mode, Monitor, StoppingSettings};
 use std::cell::Cell;
@@ -109,8 +108,8 @@ impl Toy {
             counts: Counts { tp, fp: 10, fn_: 10, tn: 10 },
             growth: Counts::default(),
             copy_last: Counts::default(),
-            histogram: empty_histogram(),
-            growth_histogram: empty_histogram(),
+            histogram: Histogram::default(),
+            growth_histogram: Histogram::default(),
         }
     }
 }
