@@ -126,3 +126,4 @@ impl Gradients {
         self.of.remove(&var.id)
     }
 }
+

@@ -77,8 +77,8 @@ pub struct Progress {
     pub epoch: u64,
     /// Steps done within that epoch.
     pub position: u64,
-    /// Steps that Adam has counted.
-    pub optimizer_step: u64,
+    /// Updates that Adam has made to each parameter group, in the order of [`crate::model::Group`].
+    pub optimizer_updates: [u64; 3],
     /// Lines of metrics.jsonl written.
     pub rows: u64,
     /// Losses and counts of the epoch so far.

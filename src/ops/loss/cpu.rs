@@ -1,6 +1,6 @@
 //! One pass over the lines for the sums, one for the gradient.
 
-use super::{BINS, Comparison, Counts, Histogram, LossReport, LossSettings, PosWeight, Thresholds};
+use super::{Comparison, Counts, Histogram, LossReport, LossSettings, PosWeight, Thresholds, BINS};
 use crate::device::cpu::{Buffer, Cpu, Real, vectorized};
 use crate::ops::map::Map;
 use rayon::prelude::*;
