@@ -165,7 +165,7 @@ section! {
         /// Pattern of the name where none is given.
         run_name_template: Option<String> = None => rule::text().or_null().without_effect();
         /// Tags of the run.
-        tags: Vec<String> = Vec::new() => rule::text().list(None).without_effect();
+        tags: Option<Vec<String>> = None => rule::text().list(None).or_null().without_effect();
         /// Whether tags are made from the configuration.
         auto_tags: Value = Value::Null => rule::anything();
         /// Notes about the run.
@@ -324,16 +324,16 @@ section! {
         weight_decay: f64 = 1e-4 => rule::not_negative();
         /// Largest norm of the whole gradient; null: not limited.
         grad_clip: Option<f64> = None => rule::above_zero().or_null();
-        /// Pictures while training.
-        log_images_every: u64 = 0 => rule::at_least(0).without_effect();
+        /// Epochs between two pictures of the validation; 0: none.
+        log_images_every: u64 = 5 => rule::at_least(0);
         /// Steps between two lines of step metrics; 0: none.
         log_metrics_every: u64 = 10 => rule::at_least(0);
         /// Whether checkpoints are written.
         save_checkpoints: bool = true => rule::flag();
         /// Folder in which each run gets a folder of its own.
         checkpoint_dir: PathBuf = PathBuf::from("runs") => rule::path();
-        /// Steps between two writings of the last checkpoint, beside the end of each epoch; null: none between.
-        checkpoint_every: Option<u64> = None => rule::at_least(1).or_null();
+        /// Steps between two writings of the last checkpoint within an epoch; 0: only after each epoch.
+        checkpoint_every: u64 = 0 => rule::at_least(0);
         sections {
             /// How the learning rates change over the run.
             schedule: ScheduleSection;
