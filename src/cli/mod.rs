@@ -8,6 +8,7 @@ mod evaluate;
 mod experiments;
 mod inspect;
 mod predict;
+mod setup;
 mod synth;
 mod train;
 mod verify;

@@ -248,7 +248,7 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
         if let Some(limit) = recipe.grad_clip.filter(|limit| norm > *limit) {
             self.learner.scale_gradients(limit / norm);
         }
-        let factor = schedule_factor(&recipe.schedule, step, epochs * steps_per_epoch);
+        let factor = recipe.schedule.factor(step, epochs * steps_per_epoch);
         let LearningRates { temporal, spatial, refinement } = recipe.rates;
         let rates =
             LearningRates { temporal: temporal * factor, spatial: spatial * factor, refinement: refinement * factor };
@@ -408,10 +408,6 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
             kept,
         ))
     }
-}
-
-fn schedule_factor(_schedule: &crate::optim::Schedule, _step: u64, _total: u64) -> f64 {
-    1.0
 }
 
 #[cfg(test)]
