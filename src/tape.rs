@@ -126,4 +126,3 @@ impl Gradients {
         self.of.remove(&var.id)
     }
 }
-

@@ -65,7 +65,12 @@ impl Tensor {
     }
 
     /// A tensor on `device` with values from the host, rounded to `dtype`.
-    pub fn from_host(device: &Device, dtype: DType, shape: &[usize], values: impl ExactSizeIterator<Item = f64>) -> Self {
+    pub fn from_host(
+        device: &Device,
+        dtype: DType,
+        shape: &[usize],
+        values: impl ExactSizeIterator<Item = f64>,
+    ) -> Self {
         let Device::Cpu(cpu) = device;
         with_real!(dtype, E => {
             let mut data = cpu.take::<E>(values.len());

@@ -85,9 +85,7 @@ impl Map {
     /// threads: partial sums over bands are the same on every machine.
     pub fn bands(&self, lines: usize) -> Vec<(usize, usize, usize)> {
         let starts = (0..self.height).step_by(lines.max(1));
-        (0..self.batch)
-            .flat_map(|b| starts.clone().map(move |y| (b, y, lines.min(self.height - y))))
-            .collect()
+        (0..self.batch).flat_map(|b| starts.clone().map(move |y| (b, y, lines.min(self.height - y)))).collect()
     }
 }
 

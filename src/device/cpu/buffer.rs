@@ -23,9 +23,11 @@ impl Cpu {
     pub fn take<E: Real>(&self, len: usize) -> Buffer<E> {
         let bytes = len * size_of::<E>();
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        let fitting = pool.free.iter().enumerate().filter(|(_, (capacity, data))| {
-            (bytes..=bytes + bytes / 4).contains(capacity) && data.is::<Vec<E>>()
-        });
+        let fitting = pool
+            .free
+            .iter()
+            .enumerate()
+            .filter(|(_, (capacity, data))| (bytes..=bytes + bytes / 4).contains(capacity) && data.is::<Vec<E>>());
         let best = fitting.min_by_key(|(_, (capacity, _))| *capacity).map(|(i, _)| i);
         let recycled = best.map(|i| pool.free.swap_remove(i)).and_then(|(capacity, data)| {
             pool.free_bytes -= capacity;

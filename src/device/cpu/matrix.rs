@@ -112,9 +112,19 @@ mod tests {
         let signal = [1.0, 2.0, 3.0, 4.0, 5.0];
         let kernel = [1.0, 0.0, -1.0, 1.0, 1.0, 1.0];
         let mut out = [10.0f64; 6];
-        gemm(MatMut::of_row_major_t(&mut out, 2, 3), Mat::row_major(&kernel, 2, 3), Mat::new(&signal, (3, 3), 1, 1), false);
+        gemm(
+            MatMut::of_row_major_t(&mut out, 2, 3),
+            Mat::row_major(&kernel, 2, 3),
+            Mat::new(&signal, (3, 3), 1, 1),
+            false,
+        );
         assert_eq!(out, [-2.0, 6.0, -2.0, 9.0, -2.0, 12.0]);
-        gemm(MatMut::of_row_major_t(&mut out, 2, 3), Mat::row_major(&kernel, 2, 3), Mat::new(&signal, (3, 3), 1, 1), true);
+        gemm(
+            MatMut::of_row_major_t(&mut out, 2, 3),
+            Mat::row_major(&kernel, 2, 3),
+            Mat::new(&signal, (3, 3), 1, 1),
+            true,
+        );
         assert_eq!(out, [-4.0, 12.0, -4.0, 18.0, -4.0, 24.0]);
     }
 }

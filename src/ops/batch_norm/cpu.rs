@@ -31,7 +31,9 @@ impl<E: Real> Affine<E> {
     /// As one buffer [4, C] to save.
     pub fn pack(&self, cpu: &Cpu) -> Buffer<E> {
         let mut packed = cpu.take(4 * self.mean.len());
-        for (to, from) in packed.chunks_exact_mut(self.mean.len()).zip([&self.mean, &self.rstd, &self.gamma, &self.beta]) {
+        for (to, from) in
+            packed.chunks_exact_mut(self.mean.len()).zip([&self.mean, &self.rstd, &self.gamma, &self.beta])
+        {
             to.copy_from_slice(from);
         }
         packed
@@ -123,13 +125,7 @@ impl<E: Real> Affine<E> {
 }
 
 /// Turns dy into dx in place (its border stays zero); returns the gradients of γ and β.
-pub fn backward<E: Real>(
-    map: &Map,
-    dy: &mut [E],
-    x: &[E],
-    affine: &Affine<E>,
-    of_batch: bool,
-) -> (Vec<E>, Vec<E>) {
+pub fn backward<E: Real>(map: &Map, dy: &mut [E], x: &[E], affine: &Affine<E>, of_batch: bool) -> (Vec<E>, Vec<E>) {
     let c = map.channels;
     let partials = {
         let dy = &*dy;

@@ -10,9 +10,8 @@ const LINES: usize = 16; // lines of a partial weight gradient
 /// y, with a zero border.
 pub fn forward<E: Real>(cpu: &Cpu, input: &Map, x: &[E], weight: &[E], output: &Map) -> Buffer<E> {
     let (m, k) = (output.channels, 3 * input.channels);
-    let packed = pack(output.channels, input.channels, |ky, kx, ci, co| {
-        weight[((co * input.channels + ci) * 3 + ky) * 3 + kx]
-    });
+    let packed =
+        pack(output.channels, input.channels, |ky, kx, ci, co| weight[((co * input.channels + ci) * 3 + ky) * 3 + kx]);
     let mut y = cpu.take(output.len());
     correlate(input, x, &packed, m, k, output, &mut y);
     y

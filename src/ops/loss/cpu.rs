@@ -1,6 +1,6 @@
 //! One pass over the lines for the sums, one for the gradient.
 
-use super::{Comparison, Counts, Histogram, LossReport, LossSettings, PosWeight, Thresholds, BINS};
+use super::{BINS, Comparison, Counts, Histogram, LossReport, LossSettings, PosWeight, Thresholds};
 use crate::device::cpu::{Buffer, Cpu, Real, vectorized};
 use crate::ops::map::Map;
 use rayon::prelude::*;
