@@ -305,7 +305,7 @@ impl Ellipse {
 /// The ellipse of a cell. `uphill` is the gradient of the ground (east, south) in metres a metre.
 pub fn ellipse(bed: &FuelBed, moisture: &Moisture, wind: &Wind, uphill: [f64; 2], canopy: &Canopy) -> Ellipse {
     let (base, heat) = bed.base_spread(moisture);
-    if base.is_nan() || base <= 0.0 {
+    if base.is_nan() || base < 1e-6 {
         return Ellipse::NONE;
     }
     let [wind_factor, wind_power, wind_root] = bed.wind;

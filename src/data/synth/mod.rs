@@ -13,7 +13,6 @@ mod noise;
 pub mod sequence;
 mod sheet;
 pub mod spread;
-mod standin;
 pub mod terrain;
 pub mod vegetation;
 pub mod weather;
@@ -39,7 +38,7 @@ const SHARE: [f64; 2] = [0.012, 0.131];
 /// Cells of the largest landscape: 8 bands of it take 8 GiB.
 const CELLS_MAX: usize = 1 << 28;
 /// Fires on the contact sheet.
-const SHOWN: usize = 40;
+const SHOWN: usize = 48;
 
 /// What to simulate. The default is the small data set that training uses where none is given: 64×64 pixels keep an epoch
 /// short; `size: 400` gives the windows of the original data set.
@@ -363,3 +362,6 @@ impl Room {
         best.map(|(_, corner)| corner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -158,7 +158,7 @@ fn cut(landscape: &Landscape, size: usize, [y0, x0]: [usize; 2]) -> Window {
     }
 }
 
-/// One to four places in the middle of the window: mostly one; further ones near it, as sparks of one cause are.
+/// One to four places in the middle of the window, the further ones near the first, as sparks of one cause are.
 fn ignite(window: &Window, rng: &mut ChaCha8Rng) -> Vec<usize> {
     let wanted = match rng.random::<f64>() {
         u if u < 0.55 => 1,
@@ -170,13 +170,13 @@ fn ignite(window: &Window, rng: &mut ChaCha8Rng) -> Vec<usize> {
     let mut places: Vec<usize> = Vec::new();
     let mut near = None;
     for _ in 0..60 {
-        let (cy, cx, reach) = near.unwrap_or((0.5 * size, 0.5 * size, 0.28 * size));
+        let (cy, cx, reach) = near.unwrap_or((0.5 * size, 0.5 * size, 0.17 * size));
         let mut coordinate = |centre: f64| (centre + rng.random_range(-reach..=reach)).clamp(0.0, size - 1.0) as usize;
         let (y, x) = (coordinate(cy), coordinate(cx));
         let place = y * window.size + x;
         if window.sites[place].burns() && !places.contains(&place) {
             places.push(place);
-            near = near.or(Some((y as f64, x as f64, 0.22 * size)));
+            near = near.or(Some((y as f64, x as f64, 0.15 * size)));
         }
         if places.len() == wanted {
             break;

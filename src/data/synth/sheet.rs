@@ -8,9 +8,9 @@ use image::{Rgb, RgbImage, imageops};
 /// Longest side of the overview in pixels.
 const OVERVIEW: u32 = 1400;
 /// Side of a fire's tile in pixels.
-const TILE: u32 = 260;
+const TILE: u32 = 230;
 const GAP: u32 = 6;
-const COLUMNS: u32 = 8;
+const COLUMNS: u32 = 6;
 const PAPER: Rgb<u8> = Rgb([250, 250, 248]);
 
 /// From the first frame to the last: white-hot to dark red.
@@ -24,17 +24,14 @@ pub fn draw(map: &Landscape, size: usize, fires: &[Fire], shown: usize) -> RgbIm
     let grid_width = COLUMNS * (TILE + GAP) + GAP;
     let scale = (f64::from(OVERVIEW.min(grid_width - 2 * GAP)) / f64::from(width.max(height))).min(4.0);
     let scaled = |n: u32| ((f64::from(n) * scale) as u32).max(1);
-    let mut overview = imageops::resize(&ground, scaled(width), scaled(height), imageops::FilterType::Triangle);
+    let mut burned = ground.clone();
+    for fire in fires {
+        paint(&mut burned, fire, size, fire.plan.corner);
+    }
+    let mut overview = imageops::resize(&burned, scaled(width), scaled(height), imageops::FilterType::Triangle);
     for fire in fires {
         let [y, x] = fire.plan.corner.map(|v| scaled(v as u32));
         frame(&mut overview, x, y, scaled(size as u32));
-        for (i, &first) in fire.first_frame.iter().enumerate().filter(|(_, first)| **first != u8::MAX) {
-            let (fx, fy) =
-                (scaled((fire.plan.corner[1] + i % size) as u32), scaled((fire.plan.corner[0] + i / size) as u32));
-            if fx < overview.width() && fy < overview.height() {
-                overview.put_pixel(fx, fy, heat(first, fire.plan.frames));
-            }
-        }
     }
 
     let tiles = fires.len().min(shown) as u32;
@@ -45,11 +42,7 @@ pub fn draw(map: &Landscape, size: usize, fires: &[Fire], shown: usize) -> RgbIm
     for (i, fire) in fires.iter().take(shown).enumerate() {
         let [y0, x0] = fire.plan.corner.map(|v| v as u32);
         let mut tile = imageops::crop_imm(&ground, x0, y0, size as u32, size as u32).to_image();
-        for (pixel, &first) in tile.pixels_mut().zip(&fire.first_frame) {
-            if first != u8::MAX {
-                *pixel = heat(first, fire.plan.frames);
-            }
-        }
+        paint(&mut tile, fire, size, [0, 0]);
         for &[y, x] in &fire.ignitions {
             tile.put_pixel(x as u32, y as u32, Rgb([0, 0, 0]));
         }
@@ -61,6 +54,14 @@ pub fn draw(map: &Landscape, size: usize, fires: &[Fire], shown: usize) -> RgbIm
         imageops::replace(&mut sheet, &tile, i64::from(x), i64::from(y));
     }
     sheet
+}
+
+/// Paints a fire's pixels into an image in which its window begins at the corner (row, column).
+fn paint(image: &mut RgbImage, fire: &Fire, size: usize, corner: [usize; 2]) {
+    for (i, &first) in fire.first_frame.iter().enumerate().filter(|(_, first)| **first != u8::MAX) {
+        let (y, x) = (corner[0] + i / size, corner[1] + i % size);
+        image.put_pixel(x as u32, y as u32, heat(first, fire.plan.frames));
+    }
 }
 
 fn heat(first: u8, frames: usize) -> Rgb<u8> {

@@ -41,8 +41,8 @@ impl Terrain {
                 *value = (120.0 + 650.0 * lift + 900.0 * lift * crest + 90.0 * rolling).max(0.0) as f32;
             }
         });
+        let water = drain(&mut elevation, height, width, cell);
         let uphill = gradients(&elevation, height, width, cell);
-        let water = water(&elevation, height, width, cell);
         Self { height, width, cell, elevation, uphill, water }
     }
 
@@ -72,29 +72,33 @@ pub fn gradients(elevation: &[f32], height: usize, width: usize, cell: f64) -> V
 }
 
 /// Rivers drain at least this much land, m².
-const RIVER_CATCHMENT: f64 = 14e6;
-/// A lake is a hollow filled by more than this, m.
-const LAKE_DEPTH: f32 = 9.0;
+const RIVER_CATCHMENT: f64 = 12e6;
+/// Lakes stand in the deepest hollows: on at most this share of the land, and nowhere shallower than this, m.
+const LAKES: (f64, f32) = (0.02, 12.0);
+/// What sediment leaves of a hollow's relief.
+const SEDIMENT: f32 = 0.2;
 
-/// Where water stands or flows: the hollows are filled from the border inwards in order of height (Barnes, Lehman and
-/// Mulla 2014, *Computers & Geosciences* 62), which also gives each cell the neighbour that it drains to; catchments add
-/// up along those.
-fn water(elevation: &[f32], height: usize, width: usize, cell: f64) -> Vec<bool> {
+/// Lets water shape the ground, and tells where it stands or flows. Hollows are filled from the border inwards in order
+/// of height (Barnes, Lehman and Mulla 2014, *Computers & Geosciences* 62), which also gives each cell the neighbour that
+/// it drains to; catchments add up along those. The deepest hollows stay lakes, and sediment levels the others: a fractal is full of them,
+/// a landscape is not.
+fn drain(elevation: &mut [f32], height: usize, width: usize, cell: f64) -> Vec<bool> {
     let cells = height * width;
     let mut filled = elevation.to_vec();
     let mut drains_to = vec![u32::MAX; cells];
     let mut seen = vec![false; cells];
     let mut order = Vec::with_capacity(cells);
-    // Elevations are not negative, so their bits sort as they do.
-    let mut open: BinaryHeap<Reverse<(u32, u32)>> = BinaryHeap::new();
+    // Elevations are not negative, so their bits sort as they do. Where the flood is level the old bed comes first, so that
+    // streams wind as it did.
+    let mut open: BinaryHeap<Reverse<(u32, u32, u32)>> = BinaryHeap::new();
     for i in 0..cells {
         let (y, x) = (i / width, i % width);
         if y == 0 || x == 0 || y == height - 1 || x == width - 1 {
             seen[i] = true;
-            open.push(Reverse((filled[i].to_bits(), i as u32)));
+            open.push(Reverse((filled[i].to_bits(), elevation[i].to_bits(), i as u32)));
         }
     }
-    while let Some(Reverse((_, i))) = open.pop() {
+    while let Some(Reverse((_, _, i))) = open.pop() {
         order.push(i);
         let (y, x) = (i as usize / width, i as usize % width);
         for ny in y.saturating_sub(1)..=(y + 1).min(height - 1) {
@@ -104,19 +108,31 @@ fn water(elevation: &[f32], height: usize, width: usize, cell: f64) -> Vec<bool>
                     seen[n] = true;
                     drains_to[n] = i;
                     filled[n] = filled[n].max(filled[i as usize]);
-                    open.push(Reverse((filled[n].to_bits(), n as u32)));
+                    open.push(Reverse((filled[n].to_bits(), elevation[n].to_bits(), n as u32)));
                 }
             }
         }
     }
     let mut catchment = vec![1u32; cells];
     for &i in order.iter().rev() {
-        if let Some(down) = catchment.get(drains_to[i as usize] as usize).copied() {
-            catchment[drains_to[i as usize] as usize] = down.saturating_add(catchment[i as usize]);
+        let down = drains_to[i as usize] as usize;
+        if down < cells {
+            catchment[down] = catchment[down].saturating_add(catchment[i as usize]);
         }
     }
+    let depths: Vec<f32> = filled.iter().zip(elevation.iter()).map(|(f, e)| f - e).collect();
     let river = (RIVER_CATCHMENT / (cell * cell)).max(200.0) as u32;
-    (0..cells).map(|i| catchment[i] > river || filled[i] - elevation[i] > LAKE_DEPTH).collect()
+    let shallowest = {
+        let mut sorted = depths.clone();
+        let place = ((cells as f64 * (1.0 - LAKES.0)) as usize).min(cells - 1);
+        *sorted.select_nth_unstable_by(place, f32::total_cmp).1
+    };
+    let lake = shallowest.max(LAKES.1);
+    for ((height, depth), filled) in elevation.iter_mut().zip(&depths).zip(&filled) {
+        // A lake's surface is level, at the height that its shore has after the sediment.
+        *height = filled - SEDIMENT * depth.min(lake);
+    }
+    catchment.iter().zip(&depths).map(|(&c, &depth)| c > river || depth > lake).collect()
 }
 
 #[cfg(test)]
@@ -132,12 +148,14 @@ mod tests {
     }
 
     #[test]
-    fn a_hollow_fills_and_a_slope_stays_dry() {
+    fn deep_hollows_are_lakes_and_shallow_ones_fill_with_sediment() {
         let hollow: Vec<f32> =
             (0..400).map(|i| 100.0 + ((i / 20) as f32 - 10.0).hypot((i % 20) as f32 - 10.0)).collect();
-        let deep: Vec<f32> = hollow.iter().map(|h| (h - 100.0) * 5.0 + 100.0).collect();
-        assert!(!water(&hollow, 20, 20, 30.0)[10 * 20 + 10]);
-        assert!(water(&deep, 20, 20, 30.0)[10 * 20 + 10]);
+        let mut deep: Vec<f32> = hollow.iter().map(|h| (h - 100.0) * 5.0 + 100.0).collect();
+        let (mut level, centre) = (hollow.clone(), 10 * 20 + 10);
+        assert!(!drain(&mut level, 20, 20, 30.0)[centre]);
+        assert!(drain(&mut deep, 20, 20, 30.0)[centre]);
+        assert!(level[centre] > hollow[centre] + 5.0 && level[centre] < level[0]);
     }
 
     #[test]

@@ -78,9 +78,12 @@ impl Landscape {
                 let altitude = f64::from((terrain.elevation[i] - low) / (high - low).max(1.0));
                 let place = Place { y, x, cell: terrain.cell, altitude, uphill: terrain.uphill[i] };
                 let mut site = place.site(seed);
-                if terrain.water[i] {
+                // Streams run dry and roads are grown over here and there, so they delay a fire more often than they hold it.
+                let open = place.noise(seed ^ 12, 450.0, 2) > -0.22;
+                let wet = terrain.water[i];
+                if wet && (open || place.in_lake(&terrain.water, width)) {
                     site = site.cleared(fuel::WATER);
-                } else if roads[i] {
+                } else if roads[i] && open {
                     site = site.cleared(fuel::URBAN);
                 }
                 // The survey ends in a ragged line near the border of the map.
@@ -130,13 +133,22 @@ impl Place {
         noise::fractal(seed, self.x * self.cell / metres, self.y * self.cell / metres, octaves)
     }
 
+    /// Whether the water here is wider than a stream: a lake does not run dry.
+    fn in_lake(&self, water: &[bool], width: usize) -> bool {
+        let i = self.y as usize * width + self.x as usize;
+        let around =
+            [i.wrapping_sub(width + 1), i.wrapping_sub(width), i.wrapping_sub(1), i + 1, i + width, i + width + 1];
+        around.iter().filter(|&&n| water.get(n) == Some(&true)).count() >= 4
+    }
+
     fn site(&self, seed: u64) -> Site {
         let steepness = f64::from(self.uphill[0].hypot(self.uphill[1]));
         // The ground faces away from where it rises; on the northern half of the globe a south face is warm and dry.
         let south_facing = -f64::from(self.uphill[1]) / (0.15 + steepness);
         // Stands of about 500 m with ragged edges: within one the fuel is much the same, from one to the next it jumps.
-        let (bend_x, bend_y) = (self.noise(seed ^ 1, 350.0, 3), self.noise(seed ^ 2, 350.0, 3));
-        let (u, v) = (self.x * self.cell / 520.0 + 0.8 * bend_x, self.y * self.cell / 520.0 + 0.8 * bend_y);
+        let stand = 520f64.max(9.0 * self.cell);
+        let (bend_x, bend_y) = (self.noise(seed ^ 1, 0.7 * stand, 3), self.noise(seed ^ 2, 0.7 * stand, 3));
+        let (u, v) = (self.x * self.cell / stand + 0.8 * bend_x, self.y * self.cell / stand + 0.8 * bend_y);
         let stand = noise::patch(seed ^ 3, u, v);
         let stand_draw = noise::unit(stand);
         let stand_state = noise::unit(noise::hash(stand, 3, 0));

@@ -74,7 +74,7 @@ impl Weather {
     /// Draws a day of weather with this many rows.
     pub fn draw(rng: &mut impl Rng, rows: usize) -> Self {
         let mut uniform = |low: f64, high: f64| rng.random_range(low..high);
-        let mean_speed = 9.0 + 33.0 * uniform(0.0, 1.0).powf(1.4);
+        let mean_speed = 11.0 + 35.0 * uniform(0.0, 1.0).powf(1.2);
         let mean_from = uniform(0.0, 360.0);
         let turn = if uniform(0.0, 1.0) < 0.35 { uniform(-30.0, 30.0) } else { uniform(-4.0, 4.0) };
         let start = 60 * (60.0 * uniform(10.0, 16.0)) as u64;

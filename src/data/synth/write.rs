@@ -3,6 +3,7 @@
 use super::sequence::Fire;
 use super::vegetation::{BAND_NAMES, Landscape, NO_DATA};
 use super::weather::Row;
+use crate::data::geotiff::{Georeference, write_geotiff};
 use crate::{Error, Result};
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -18,7 +19,24 @@ pub fn landscape(path: &Path, landscape: &Landscape) -> Result<()> {
     let terrain = &landscape.terrain;
     let bands = landscape.bands();
     let bands: Vec<&[f32]> = bands.iter().map(Vec::as_slice).collect();
-    super::standin::write_geotiff(path, terrain.width, terrain.height, &bands, &BAND_NAMES, Some(NO_DATA), terrain.cell)
+    let name = "WGS 84 / UTM zone 29N|";
+    #[rustfmt::skip]
+    let keys = vec![
+        1, 1, 0, 5, // version, and the number of keys
+        1024, 0, 1, 1, // projected coordinates
+        1025, 0, 1, 1, // a pixel is an area
+        1026, 34737, name.len() as u16, 0,
+        3072, 0, 1, 32629, // EPSG:32629
+        3076, 0, 1, 9001, // metres
+    ];
+    let geo = Georeference {
+        pixel_scale: vec![terrain.cell, terrain.cell, 0.0],
+        tiepoints: vec![0.0, 0.0, 0.0, 540_000.0, 4_440_000.0, 0.0],
+        keys,
+        ascii: name.into(),
+        ..Georeference::default()
+    };
+    write_geotiff(path, terrain.width, terrain.height, &bands, &BAND_NAMES, Some(NO_DATA), &geo)
 }
 
 /// Writes the frames and the isochrones of one fire. Frame t is the burned area at step t, and so is isochrone t.
