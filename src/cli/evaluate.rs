@@ -142,7 +142,8 @@ fn sequences(checkpoint: &Checkpoint, store: &Store, part: &str, path: &Path) ->
         return Ok(all);
     }
     let split = split_of(checkpoint, path)?;
-    let ids = split.parts().into_iter().find(|(name, _)| *name == part).map(|(_, ids)| ids.to_vec()).unwrap_or_default();
+    let ids =
+        split.parts().into_iter().find(|(name, _)| *name == part).map(|(_, ids)| ids.to_vec()).unwrap_or_default();
     if let Some(unknown) = ids.iter().find(|id| !all.contains(id)) {
         let problem = format!("the run's {part} sequences include {unknown}, which the data set does not have");
         return Err(Error::failed(path.display(), problem, "use the run's own data set, or --split all"));

@@ -81,7 +81,8 @@ pub fn run(args: Args) -> Result<()> {
     for experiment in &experiments {
         let log = args.logs_dir.join(format!("{}.log", experiment.name));
         print(&format!("=== {} (log: {})", experiment.name, log.display()))?;
-        let run = train(experiment, &args, &log).and_then(|()| FinishedRun::read(&RunFolder::open(&experiment.folder)?));
+        let run =
+            train(experiment, &args, &log).and_then(|()| FinishedRun::read(&RunFolder::open(&experiment.folder)?));
         match run {
             Ok(run) => finished.push(run),
             Err(error) => {
@@ -130,7 +131,11 @@ fn train(experiment: &Experiment, args: &Args, log: &Path) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    Err(Error::failed(&experiment.name, format_args!("training ended with {status}"), format_args!("see {}", log.display())))
+    Err(Error::failed(
+        &experiment.name,
+        format_args!("training ended with {status}"),
+        format_args!("see {}", log.display()),
+    ))
 }
 
 /// Copies lines to the log and on; a terminal or log that goes away does not end the training.

@@ -1,12 +1,12 @@
 //! `emberformer inspect`
 
+use crate::Result;
 use crate::cli::setup::grouped;
 use crate::cli::{print, print_json};
 use crate::model::{Group, ModelSettings, ParameterCounts};
 use crate::train::checkpoint::{Checkpoint, DataDescription, HostTensor, Progress};
 use crate::train::metrics::Metrics;
 use crate::train::stopping::Stopping;
-use crate::Result;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -150,7 +150,11 @@ fn text(report: &Report) -> String {
             crate::model::FireEmbedding::Pixels => "pixels",
         },
         if m.use_wind { ", wind" } else { "" },
-        if m.use_static { format!(", {} static bands: {}", m.static_channels, report.data.band_names.join(", ")) } else { String::new() },
+        if m.use_static {
+            format!(", {} static bands: {}", m.static_channels, report.data.band_names.join(", "))
+        } else {
+            String::new()
+        },
         m.hidden_sizes,
         m.decoder_width,
         m.base_channels,

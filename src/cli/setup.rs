@@ -21,7 +21,8 @@ pub fn device(device: &str, gpu: Option<u32>) -> Result<Device> {
 
 /// A bar on standard error, where that is a terminal.
 fn bar(what: &'static str, quiet: bool) -> ProgressBar {
-    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()) };
+    let bar =
+        if quiet { ProgressBar::hidden() } else { ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()) };
     let style = ProgressStyle::with_template("{prefix:>12} {bar:32} {pos}/{len} {msg} ({elapsed} done, {eta} to go)");
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_prefix(what)
 }
@@ -75,7 +76,7 @@ pub fn describe_data(store: &Store) -> DataDescription {
     let wind = store.wind_range();
     DataDescription {
         band_names: store.band_names().to_vec(),
-        band_ranges: store.band_ranges().to_vec(),
+        band_ranges: store.band_ranges(),
         wind_range: [wind.speed, wind.direction],
         fingerprint: store.fingerprint().to_string(),
     }
@@ -83,7 +84,8 @@ pub fn describe_data(store: &Store) -> DataDescription {
 
 /// The configuration within a checkpoint, with the data set replaced where one is given.
 pub fn config_of(checkpoint: &Checkpoint, path: &Path, data: Option<&Path>) -> Result<Config> {
-    let mut config = Config::parse(&format!("{} (its configuration)", path.display()), &checkpoint.state.config, &[])?.config;
+    let mut config =
+        Config::parse(&format!("{} (its configuration)", path.display()), &checkpoint.state.config, &[])?.config;
     if let Some(data) = data {
         config.data.data_dir = Some(data.to_path_buf());
     }
@@ -96,7 +98,11 @@ pub fn check_data(checkpoint: &Checkpoint, store: &Store, path: &Path) -> Result
     if checkpoint.state.model.use_static && trained.band_names != now.band_names {
         return Err(Error::failed(
             path.display(),
-            format_args!("was trained on the bands {}, the data set has {}", trained.band_names.join(", "), now.band_names.join(", ")),
+            format_args!(
+                "was trained on the bands {}, the data set has {}",
+                trained.band_names.join(", "),
+                now.band_names.join(", ")
+            ),
             "use a landscape with the same bands in the same order",
         ));
     }
@@ -112,7 +118,11 @@ pub fn check_data(checkpoint: &Checkpoint, store: &Store, path: &Path) -> Result
 pub fn split_of(checkpoint: &Checkpoint, path: &Path) -> Result<Split> {
     let split = checkpoint.state.recipe.get("split").cloned().unwrap_or_default();
     serde_json::from_value(split).map_err(|e| {
-        Error::failed(path.display(), format_args!("holds no split of its run: {e}"), "use a checkpoint of a training run")
+        Error::failed(
+            path.display(),
+            format_args!("holds no split of its run: {e}"),
+            "use a checkpoint of a training run",
+        )
     })
 }
 

@@ -97,7 +97,7 @@ impl Learner for Engine {
     }
 
     fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
-        self.model.logits(&batch.inputs)
+        Ok(self.model.logits(&batch.inputs)?.into_iter().map(|z| z as f32).collect())
     }
 
     fn save(&self) -> Result<Saved> {
