@@ -159,7 +159,7 @@ fn text(report: &Report, evaluation: &Evaluation) -> String {
     let Summary { samples, loss, average_precision, growth_average_precision, at_threshold, at_best, copy_last } =
         &report.summary;
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::UTF8_BORDERS_ONLY);
     table.set_header(["", "accuracy", "precision", "recall", "F1", "IoU", "AP"]);
     let mut row = |name: String, s: &Scores, ap: Option<f64>| {
         let ap = ap.map_or(String::new(), |ap| format!("{ap:.4}"));
@@ -175,7 +175,7 @@ fn text(report: &Report, evaluation: &Evaluation) -> String {
     row("copying the last frame".into(), copy_last, None);
 
     let mut by_history = Table::new();
-    by_history.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    by_history.load_style(presets::UTF8_BORDERS_ONLY);
     by_history.set_header(["frames of history", "samples", "precision", "recall", "F1", "growth F1", "copy-last F1"]);
     for (history, totals) in &evaluation.by_history {
         let Part { samples, scores, growth, copy_last, .. } = Part::new(totals);

@@ -168,7 +168,7 @@ fn text(report: &Report) -> String {
         text += &format!("  {name:12} {:>12}\n", grouped(count));
     }
     let mut tensors = Table::new();
-    tensors.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    tensors.load_style(presets::UTF8_BORDERS_ONLY);
     tensors.set_header(["tensor", "shape", "norm", "min", "max"]);
     for t in &report.tensors {
         let note = if t.not_finite > 0 { format!(" ({} values not finite)", t.not_finite) } else { String::new() };
@@ -176,7 +176,7 @@ fn text(report: &Report) -> String {
         tensors.add_row([t.name.clone() + &note, format!("{:?}", t.shape), norm, min, max]);
     }
     let mut optimizer = Table::new();
-    optimizer.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    optimizer.load_style(presets::UTF8_BORDERS_ONLY);
     optimizer.set_header(["Adam", "updates", "tensors", "norm of first moments", "norm of second moments"]);
     for o in &report.optimizer {
         let norms = [o.first_moment_norm, o.second_moment_norm].map(|v| format!("{v:.3e}"));

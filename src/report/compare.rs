@@ -68,7 +68,7 @@ impl Comparison {
     /// The table with the verdict below it, as text.
     pub fn text(&self) -> String {
         let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(presets::UTF8_BORDERS_ONLY);
         let header = ["run", "threshold", "precision", "recall", "F1", "IoU", "AP", "growth F1", "growth AP"];
         table.set_header(header.iter().enumerate().map(|(i, name)| aligned(i, (*name).to_string())));
         let mut row = |name: String, values: [Option<f64>; 8]| {
