@@ -113,7 +113,7 @@ impl Tensor {
     /// # Panics
     /// If the number of elements differs.
     pub fn reshaped(mut self, shape: &[usize]) -> Self {
-        assert_eq!(self.len(), shape.iter().product(), "{:?} seen as {shape:?}", self.shape);
+        assert_eq!(self.len(), shape.iter().product::<usize>(), "{:?} seen as {shape:?}", self.shape);
         self.shape = shape.to_vec();
         self
     }

@@ -49,6 +49,7 @@ pub fn write_geotiff(
         tiff::TiffError::IoError(e) => Error::io(path, "cannot write", &e),
         e => Error::failed(path.display(), format_args!("cannot be written as TIFF: {e}"), "check the bands"),
     })?;
+    drop(file);
     temporary.as_file().sync_all().map_err(|e| Error::io(path, "cannot write", &e))?;
     temporary.persist(path).map_err(|e| Error::io(path, "cannot write", &e.error))?;
     Ok(())
