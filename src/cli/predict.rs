@@ -9,7 +9,7 @@ use crate::data::sampler::SampleId;
 use crate::data::store::Store;
 use crate::model::EmberFormer;
 use crate::patch::Grid;
-use crate::report::pictures;
+use crate::report::preview;
 use crate::train::checkpoint::{Checkpoint, write_whole};
 use crate::train::engine::load_model;
 use crate::{Error, Result};
@@ -206,8 +206,8 @@ fn predict(
     let folder = out.join(source.id(sequence));
     std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "cannot create the folder", &e))?;
     let file = |what: &str| folder.join(format!("iso_{:03}_{what}", k + 1));
-    write_whole(&file("probability.png"), &pictures::grey(&probability, height, width)?)?;
-    write_whole(&file("picture.png"), &pictures::triptych(&probability, truth.as_deref(), &last, height, width)?)?;
+    write_whole(&file("probability.png"), &preview::grey(&probability, height, width)?)?;
+    write_whole(&file("picture.png"), &preview::triptych(&probability, truth.as_deref(), &last, height, width)?)?;
     let [y0, _, x0, _] = source.store.sequences()[sequence].window;
     let georeference = landscape.shifted(x0, y0);
     write_geotiff(&file("probability.tif"), width, height, &[&probability], &["probability"], None, &georeference)

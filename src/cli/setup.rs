@@ -76,7 +76,7 @@ pub fn describe_data(store: &Store) -> DataDescription {
     let wind = store.wind_range();
     DataDescription {
         band_names: store.band_names().to_vec(),
-        band_ranges: store.band_ranges(),
+        band_scales: store.band_scales().iter().map(|scale| [scale.subtract, scale.divide]).collect(),
         wind_range: [wind.speed, wind.direction],
         fingerprint: store.fingerprint().to_string(),
     }
@@ -106,7 +106,7 @@ pub fn check_data(checkpoint: &Checkpoint, store: &Store, path: &Path) -> Result
             "use a landscape with the same bands in the same order",
         ));
     }
-    if trained.band_ranges != now.band_ranges || trained.wind_range != now.wind_range {
+    if trained.band_scales != now.band_scales || trained.wind_range != now.wind_range {
         eprintln!(
             "warning: this data set's bands or winds have other ranges than the training data's, so they are scaled differently"
         );

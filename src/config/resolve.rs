@@ -32,14 +32,14 @@ impl Config {
     /// Checks what one key alone cannot show, and fills in the keys whose default depends on others.
     pub(super) fn resolved(mut self, source: &Source) -> Result<Config> {
         let temporal = &self.model.temporal;
-        if temporal.d_model % 2 != 0 {
+        if !temporal.d_model.is_multiple_of(2) {
             return Err(source.refuse(
                 "model.temporal.d_model",
                 format_args!("is {}, an odd number", temporal.d_model),
                 "give an even number: half of it embeds the wind",
             ));
         }
-        if temporal.d_model % temporal.nhead != 0 {
+        if !temporal.d_model.is_multiple_of(temporal.nhead) {
             return Err(source.refuse(
                 "model.temporal.nhead",
                 format_args!("is {}, which does not divide d_model {}", temporal.nhead, temporal.d_model),

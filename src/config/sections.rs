@@ -122,14 +122,14 @@ section! {
         sequence_length: Option<u64> = None => rule::at_least(0).or_null().without_effect();
         /// Only the first so many sequences, by number.
         max_sequences: Option<usize> = None => rule::whole(1, u32::MAX as u64).or_null();
-        /// Whether the weather's WD is where the wind comes from or where it goes to.
-        wind_direction: WindDirection = WindDirection::From => rule::choice(&["from", "to"]);
+        /// Whether the weather's WD is where the wind comes from or where it goes to; the network learns either as it stands.
+        wind_direction: WindDirection = WindDirection::From => rule::choice(&["from", "to"]).without_effect();
         /// Flips and rotations of training samples: none or all eight of the square.
         augment: AugmentKind = AugmentKind::None => rule::choice(&["none", "d4"]);
         /// Static bands that hold an aspect in degrees clockwise from north, turned by d4 too.
         aspect_bands: Vec<String> = Vec::new() => rule::text().list(None);
-        /// Where the packed data lies while training: in the device's memory, in the host's, or where it fits.
-        residency: Residency = Residency::Auto => rule::choice(&["auto", "host", "device"]);
+        /// Where the packed data lies while training on a GPU: in its memory, in the host's, or where it fits.
+        residency: Residency = Residency::Auto => rule::choice(&["auto", "host", "device"]).without_effect();
         /// Whether samples of like history share a batch, which saves work on padding.
         bucket_by_length: bool = true => rule::flag();
     }

@@ -161,7 +161,7 @@ mod tests {
         let bits = grid.pack(|y, x| (y, x) == (0, 1));
         let results: std::collections::BTreeSet<_> = all().map(|s| moved(grid, s, &bits)).collect();
         assert_eq!(results.len(), 8);
-        assert!((0..4).all(|i| Symmetry::numbered(i).quarters % 2 == 0));
+        assert!((0..4).all(|i| Symmetry::numbered(i).quarters.is_multiple_of(2)));
         let wide = Grid { rows: 1, cols: 2, patch: 4 };
         let drawn: std::collections::HashSet<_> = (0..200).map(|i| Symmetry::draw(wide, [i; 4]).quarters).collect();
         assert_eq!(drawn, [0, 2].into());
@@ -207,7 +207,7 @@ mod tests {
             seed: u64, degrees in 0f32..360.0,
         ) {
             let symmetry = Symmetry::numbered(number);
-            let cols = if symmetry.quarters % 2 == 0 { 5 - rows } else { rows };
+            let cols = if symmetry.quarters.is_multiple_of(2) { 5 - rows } else { rows };
             let grid = Grid { rows, cols, patch };
             let bits = grid.pack(|y, x| (seed >> ((y * 31 + x * 7) % 64)) & 1 == 1);
             prop_assert_eq!(&moved(grid, symmetry.inverse(), &moved(grid, symmetry, &bits)), &bits);

@@ -59,8 +59,8 @@ pub struct State {
 pub struct DataDescription {
     /// Names of the static bands in order.
     pub band_names: Vec<String>,
-    /// Minimum and maximum that each band was scaled with; `[0, 1]` for one that was left as it is.
-    pub band_ranges: Vec<[f32; 2]>,
+    /// How each band was scaled: what was subtracted, and what the difference was divided by.
+    pub band_scales: Vec<[f64; 2]>,
     /// Minimum and maximum of wind speed and of wind direction, which are scaled to [0, 1].
     pub wind_range: [[f32; 2]; 2],
     /// The packed store's fingerprint of source files and settings.
@@ -408,7 +408,7 @@ mod tests {
             model,
             data: DataDescription {
                 band_names: vec!["elevation".into()],
-                band_ranges: vec![[-1.0, 2345.5]],
+                band_scales: vec![[-1.0, 2345.5]],
                 wind_range: [[0.1, 12.0], [0.0, 359.0]],
                 fingerprint: "f00d".into(),
             },
