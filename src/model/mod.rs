@@ -1,9 +1,11 @@
 //! The network: token embedder, temporal transformer, spatial decoder and refinement decoder, strung together.
 
+mod count;
 mod network;
 mod parameters;
 
 pub use crate::ops::dropout::DropoutKey;
+pub use count::ParameterCounts;
 pub use parameters::{Group, Kind, Parameter, Parameters};
 
 use crate::device::Device;

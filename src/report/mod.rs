@@ -1,1 +1,4 @@
 //! Comparison of runs, pictures.
+
+pub mod compare;
+pub mod preview;

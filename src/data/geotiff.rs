@@ -1,1 +1,0 @@
-//! GeoTIFF reading by window and writing.

@@ -1,1 +1,0 @@
-//! The Deep Crown layout on disk.

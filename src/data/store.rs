@@ -1,1 +1,0 @@
-//! The packed store: the data set as bits, memory-mapped.
