@@ -100,15 +100,10 @@ impl Image<'_> {
             tags.write_tag(tag::GDAL_NODATA, &*value.to_string())?;
         }
 
-        let mut strip = Vec::with_capacity(rows * row);
-        for top in (0..self.height).step_by(rows) {
-            strip.clear();
-            for i in top * self.width..(top + rows).min(self.height) * self.width {
-                strip.extend(self.bands.iter().map(|band| band[i]));
-            }
-            image.write_strip(&strip)?;
-        }
-        image.finish()
+        // The encoder compresses an image that it is given whole, and no strips that it is given one by one.
+        let pixels: Vec<f32> =
+            (0..self.width * self.height).flat_map(|i| self.bands.iter().map(move |band| band[i])).collect();
+        image.write_data(&pixels)
     }
 
     /// The band names in GDAL's XML, in ASCII.
