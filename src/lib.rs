@@ -6,17 +6,18 @@
 pub mod error;
 pub mod patch;
 
-pub mod cli;
-pub mod config;
-pub mod data;
 pub mod device;
-pub mod model;
-pub mod ops;
-pub mod optim;
-pub mod report;
-pub mod tape;
 pub mod tensor;
-pub mod track;
+pub mod tape;
+pub mod ops;
+pub mod model;
+pub mod optim;
+pub mod verify;
+pub mod data;
 pub mod train;
+pub mod track;
+pub mod report;
+pub mod config;
+pub mod cli;
 
 pub use error::{Error, Result};
