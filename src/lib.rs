@@ -18,5 +18,6 @@ pub mod tape;
 pub mod tensor;
 pub mod track;
 pub mod train;
+pub mod verify;
 
 pub use error::{Error, Result};

@@ -16,7 +16,7 @@ use crate::train::stopping::{Mode, Monitor, StoppingSettings};
 use std::path::PathBuf;
 
 /// Where the simulated data set lies when `data.data_dir` names none.
-pub const SIMULATED_DATA: &str = "data/simulated";
+pub const SIMULATED_DATA: &str = ".cache/simulated";
 
 /// Dropout of the decode head (SPEC §2).
 const HEAD_DROPOUT: f64 = 0.1;

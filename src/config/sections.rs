@@ -161,9 +161,9 @@ section! {
         /// Owner of the project.
         entity: Option<String> = None => rule::text().or_null().without_effect();
         /// Name of the run.
-        run_name: Option<String> = None => rule::text().or_null().without_effect();
+        run_name: Option<String> = None => rule::text().or_null();
         /// Pattern of the name where none is given.
-        run_name_template: Option<String> = None => rule::text().or_null().without_effect();
+        run_name_template: Option<String> = None => rule::text().or_null();
         /// Tags of the run.
         tags: Option<Vec<String>> = None => rule::text().list(None).or_null().without_effect();
         /// Whether tags are made from the configuration.

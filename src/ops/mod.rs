@@ -4,6 +4,7 @@
 //! Feature maps are channels last with a border of one zero pixel on every side, [B, H + 2, W + 2, C], so that the windows
 //! of a convolution are contiguous runs of memory; see [`map`].
 
+pub mod adam;
 pub mod attention;
 pub mod batch_norm;
 pub mod conv;

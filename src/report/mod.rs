@@ -1,1 +1,3 @@
 //! Comparison of runs, pictures.
+
+pub mod compare;

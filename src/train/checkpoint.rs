@@ -59,6 +59,8 @@ pub struct State {
 pub struct DataDescription {
     /// Names of the static bands in order.
     pub band_names: Vec<String>,
+    /// Minimum and maximum that each band was scaled with; `[0, 1]` for one that was left as it is.
+    pub band_ranges: Vec<[f32; 2]>,
     /// Minimum and maximum of wind speed and of wind direction, which are scaled to [0, 1].
     pub wind_range: [[f32; 2]; 2],
     /// The packed store's fingerprint of source files and settings.
@@ -77,8 +79,8 @@ pub struct Progress {
     pub epoch: u64,
     /// Steps done within that epoch.
     pub position: u64,
-    /// Steps that Adam has counted.
-    pub optimizer_step: u64,
+    /// Updates that Adam has made to each parameter group, in the order of [`crate::model::Group`].
+    pub optimizer_updates: [u64; 3],
     /// Lines of metrics.jsonl written.
     pub rows: u64,
     /// Losses and counts of the epoch so far.
@@ -313,7 +315,7 @@ fn expect_shape(path: &Path, name: &str, shape: &[usize], tensor: &HostTensor) -
 
 /// Compares the file's length with what its header promises. This tells a truncated file from a foreign one, and keeps
 /// offsets that overflow away from the safetensors crate.
-fn check_extent(bytes: &[u8], path: &Path) -> Result<()> {
+pub(crate) fn check_extent(bytes: &[u8], path: &Path) -> Result<()> {
     /// A tensor's entry, or the metadata's, which has no such key.
     #[derive(Deserialize)]
     struct Extent {
@@ -406,6 +408,7 @@ mod tests {
             model,
             data: DataDescription {
                 band_names: vec!["elevation".into()],
+                band_ranges: vec![[-1.0, 2345.5]],
                 wind_range: [[0.1, 12.0], [0.0, 359.0]],
                 fingerprint: "f00d".into(),
             },

@@ -42,28 +42,6 @@ impl Scores {
     }
 }
 
-/// Adds `other` to `sum`.
-pub fn add_counts(sum: &mut Counts, other: &Counts) {
-    sum.tp += other.tp;
-    sum.fp += other.fp;
-    sum.fn_ += other.fn_;
-    sum.tn += other.tn;
-}
-
-/// A histogram without any pixels.
-pub fn empty_histogram() -> Histogram {
-    Histogram { positive: vec![0; BINS], negative: vec![0; BINS] }
-}
-
-/// Adds `other` to `sum`, bin by bin.
-pub fn add_histogram(sum: &mut Histogram, other: &Histogram) {
-    for (to, from) in [(&mut sum.positive, &other.positive), (&mut sum.negative, &other.negative)] {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to += from;
-        }
-    }
-}
-
 /// The confusion matrix at one of the histogram's thresholds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Operating {
@@ -175,9 +153,9 @@ impl Totals {
         self.batches += 1;
         self.history += history as u64;
         self.loss += report.loss * samples as f64;
-        add_counts(&mut self.counts, &report.counts);
-        add_counts(&mut self.growth, &report.growth);
-        add_counts(&mut self.copy_last, &report.copy_last);
+        self.counts += report.counts;
+        self.growth += report.growth;
+        self.copy_last += report.copy_last;
     }
 
     /// The mean loss of a sample; 0 without samples.
@@ -187,7 +165,7 @@ impl Totals {
 }
 
 /// What an evaluation over samples gave. Counts are at the threshold it was made with.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Evaluation {
     /// Loss and counts.
     pub totals: Totals,
@@ -201,24 +179,12 @@ pub struct Evaluation {
     pub by_sequence: BTreeMap<String, Totals>,
 }
 
-impl Default for Evaluation {
-    fn default() -> Self {
-        Self {
-            totals: Totals::default(),
-            histogram: empty_histogram(),
-            growth_histogram: empty_histogram(),
-            by_history: BTreeMap::new(),
-            by_sequence: BTreeMap::new(),
-        }
-    }
-}
-
 impl Evaluation {
     /// Adds a batch of `samples` samples with histories of up to `history` steps.
     pub fn add(&mut self, report: &LossReport, samples: usize, history: usize) {
         self.totals.add(report, samples, history);
-        add_histogram(&mut self.histogram, &report.histogram);
-        add_histogram(&mut self.growth_histogram, &report.growth_histogram);
+        self.histogram += &report.histogram;
+        self.growth_histogram += &report.growth_histogram;
     }
 }
 
@@ -292,7 +258,7 @@ pub(crate) mod tests {
 
     /// A histogram with the given (p, is positive) pixels.
     fn histogram(pixels: &[(f64, bool)]) -> Histogram {
-        let mut h = empty_histogram();
+        let mut h = Histogram::default();
         for &(p, positive) in pixels {
             let bin = ((p * BINS as f64) as usize).min(BINS - 1);
             if positive { h.positive[bin] += 1 } else { h.negative[bin] += 1 }
@@ -311,8 +277,8 @@ pub(crate) mod tests {
             counts,
             growth: Counts::default(),
             copy_last: Counts::default(),
-            histogram: empty_histogram(),
-            growth_histogram: empty_histogram(),
+            histogram: Histogram::default(),
+            growth_histogram: Histogram::default(),
         }
     }
 
@@ -338,7 +304,7 @@ pub(crate) mod tests {
         // All at one score: the precision of calling everything positive.
         assert_eq!(average_precision(&histogram(&[(0.3, true), (0.3, false), (0.3, false), (0.3, false)])), 0.25);
         assert_eq!(average_precision(&histogram(&[(0.3, false)])), 0.0);
-        assert_eq!(average_precision(&empty_histogram()), 0.0);
+        assert_eq!(average_precision(&Histogram::default()), 0.0);
     }
 
     #[test]
@@ -349,7 +315,7 @@ pub(crate) mod tests {
         assert_eq!(f1, 0.8);
         assert!(threshold > 0.34 && threshold <= 0.35, "{threshold}: the nearest to 0.5 of the equally good ones");
         assert_eq!(Scores::of(&counts_at(&h, threshold)).f1, f1);
-        assert_eq!(best_threshold(&empty_histogram()), (0.5, 0.0));
+        assert_eq!(best_threshold(&Histogram::default()), (0.5, 0.0));
     }
 
     #[test]
@@ -421,7 +387,7 @@ pub(crate) mod tests {
 
         #[test]
         fn every_threshold_counts_every_pixel_once(bins in proptest::collection::vec((0usize..BINS, any::<bool>()), 0..50), t in 0.0..1.0) {
-            let mut h = empty_histogram();
+            let mut h = Histogram::default();
             for &(bin, y) in &bins {
                 if y { h.positive[bin] += 1 } else { h.negative[bin] += 1 }
             }

@@ -25,8 +25,8 @@ pub struct Saved {
     pub weights: BTreeMap<String, HostTensor>,
     /// Adam's moments.
     pub moments: BTreeMap<String, (HostTensor, HostTensor)>,
-    /// Steps that Adam has counted.
-    pub optimizer_step: u64,
+    /// Updates that Adam has made to each parameter group.
+    pub optimizer_updates: [u64; 3],
 }
 
 /// A network with its optimiser, as the loop drives it.
@@ -39,8 +39,8 @@ pub trait Learner {
         thresholds: &Thresholds,
         key: DropoutKey,
     ) -> Result<LossReport>;
-    /// Euclidean norm of all gradients.
-    fn gradient_norm(&self) -> f64;
+    /// Euclidean norm of the gradients of all groups but the frozen ones.
+    fn gradient_norm(&self, frozen: &[Group]) -> f64;
     /// Multiplies all gradients.
     fn scale_gradients(&mut self, factor: f64);
     /// The optimiser's step; the frozen groups stay as they are.
@@ -242,16 +242,16 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
         let batch = assemble(self.task.source, samples, recipe.max_seq_len, &recipe.augment, (seed, epoch))?;
         let report = self.learner.train_step(&batch, &recipe.loss, &recipe.thresholds, DropoutKey { seed, step })?;
         self.check_finite("the loss", report.loss, samples)?;
-        let norm = self.learner.gradient_norm();
+        let frozen: &[Group] = if epoch < recipe.frozen_epochs { &[Group::Spatial] } else { &[] };
+        let norm = self.learner.gradient_norm(frozen);
         self.check_finite("the gradient's norm", norm, samples)?;
         if let Some(limit) = recipe.grad_clip.filter(|limit| norm > *limit) {
             self.learner.scale_gradients(limit / norm);
         }
-        let factor = schedule_factor(&recipe.schedule, step, epochs * steps_per_epoch);
+        let factor = recipe.schedule.factor(step, epochs * steps_per_epoch);
         let LearningRates { temporal, spatial, refinement } = recipe.rates;
         let rates =
             LearningRates { temporal: temporal * factor, spatial: spatial * factor, refinement: refinement * factor };
-        let frozen: &[Group] = if epoch < recipe.frozen_epochs { &[Group::Spatial] } else { &[] };
         self.learner.update(&rates, frozen)?;
 
         self.progress.step += 1;
@@ -365,11 +365,11 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
     }
 
     fn checkpoint(&self, saved: Saved) -> Checkpoint {
-        let Saved { weights, moments, optimizer_step } = saved;
+        let Saved { weights, moments, optimizer_updates } = saved;
         let state = State {
             model: self.task.model.clone(),
             data: self.task.data.clone(),
-            progress: Progress { optimizer_step, ..self.progress },
+            progress: Progress { optimizer_updates, ..self.progress },
             stopping: self.stopping,
             history: self.history.clone(),
             recipe: self.task.recipe.clone(),
@@ -408,10 +408,6 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
             kept,
         ))
     }
-}
-
-fn schedule_factor(_schedule: &crate::optim::Schedule, _step: u64, _total: u64) -> f64 {
-    1.0
 }
 
 #[cfg(test)]

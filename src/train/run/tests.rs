@@ -5,10 +5,9 @@ use super::*;
 use crate::data::augment::Augment;
 use crate::data::sampler::SamplerSettings;
 use crate::model::FireEmbedding;
-use crate::ops::loss::Counts;
+use crate::ops::loss::{Counts, Histogram};
 use crate::optim::{AdamSettings, Schedule};
 use crate::patch::Grid;
-use crate::train::metrics::empty_histogram;
 use crate::train::settings::Recipe;
 use crate::train::stopping::{Mode, Monitor, StoppingSettings};
 use std::cell::Cell;
@@ -109,8 +108,8 @@ impl Toy {
             counts: Counts { tp, fp: 10, fn_: 10, tn: 10 },
             growth: Counts::default(),
             copy_last: Counts::default(),
-            histogram: empty_histogram(),
-            growth_histogram: empty_histogram(),
+            histogram: Histogram::default(),
+            growth_histogram: Histogram::default(),
         }
     }
 }
@@ -133,7 +132,7 @@ impl Learner for Toy {
         let loss = if self.bad_loss_at == Some(key.step) { f64::NAN } else { f64::from(self.gradient[0].powi(2)) };
         Ok(self.report(loss, seen as u64))
     }
-    fn gradient_norm(&self) -> f64 {
+    fn gradient_norm(&self, _frozen: &[Group]) -> f64 {
         self.gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt()
     }
     fn scale_gradients(&mut self, factor: f64) {
@@ -165,13 +164,13 @@ impl Learner for Toy {
         Ok(Saved {
             weights: BTreeMap::from([("w".into(), tensor(&self.weights))]),
             moments: BTreeMap::from([("w".into(), (tensor(&self.moments), tensor(&[0.0; 4])))]),
-            optimizer_step: self.steps,
+            optimizer_updates: [self.steps; 3],
         })
     }
     fn restore(&mut self, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
         self.weights = checkpoint.weight("w", &[4], path)?.values.clone();
         self.moments = checkpoint.moments("w", &[4], path)?.expect("moments").0.values.clone();
-        self.steps = checkpoint.state.progress.optimizer_step;
+        self.steps = checkpoint.state.progress.optimizer_updates[0];
         Ok(())
     }
 }
@@ -323,7 +322,7 @@ fn a_run_is_its_lines_its_checkpoints_and_its_result() {
     // The best epoch was the first: those weights were evaluated.
     let best = Checkpoint::read(&folder.path().join(BEST)).unwrap();
     assert_eq!((best.state.progress.step, &toy.weights), (5, &best.weights["w"].values));
-    assert_eq!(best.state.progress.optimizer_step, 5);
+    assert_eq!(best.state.progress.optimizer_updates, [5; 3]);
 }
 
 #[test]
