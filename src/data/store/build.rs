@@ -23,7 +23,8 @@ pub fn build(settings: &StoreSettings, path: &Path, progress: &ProgressBar) -> R
     if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "cannot create", &e))?;
     }
-    let _lock = lock(path, progress)?;
+    // Without the right to write here, a store that is up to date can still be used.
+    let lock = lock(path, progress);
     let data = DataSet::scan(&settings.data_dir, settings.max_sequences)?;
     let (height, width) = data.window_size();
     let grid = image::grid(height, width, settings.patch, settings.pad_mode)?;
@@ -44,6 +45,7 @@ pub fn build(settings: &StoreSettings, path: &Path, progress: &ProgressBar) -> R
         }
     }
 
+    let _lock = lock?;
     let job = Job { data: &data, stored, grid, path, stamp: &stamp, progress, cancelled: AtomicBool::new(false) };
     let built = job.run();
     if built.is_err() {
