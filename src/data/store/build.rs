@@ -38,11 +38,11 @@ pub fn build(settings: &StoreSettings, path: &Path, progress: &ProgressBar) -> R
         seconds: start.elapsed().as_secs_f64(),
         bytes: store.bytes(),
     };
-    if let Ok(store) = Store::open(path) {
-        if source::is_current(&store, path, &data, &stored, &stamp)? {
-            let summary = summary(&store, 0, true);
-            return Ok((store, summary));
-        }
+    if let Ok(store) = Store::open(path)
+        && source::is_current(&store, path, &data, &stored, &stamp)?
+    {
+        let summary = summary(&store, 0, true);
+        return Ok((store, summary));
     }
 
     let _lock = lock?;
@@ -73,7 +73,13 @@ fn lock(path: &Path, progress: &ProgressBar) -> Result<File> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            progress.println(format!("{}: another process builds this store; waiting for it", path.display()));
+            progress.suspend(|| {
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "{}: another process builds this store; waiting for it",
+                    path.display()
+                );
+            });
             file.lock().map_err(|e| unlockable(&e))?;
         }
         Err(TryLockError::Error(e)) => return Err(unlockable(&e)),
