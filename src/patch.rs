@@ -60,6 +60,19 @@ impl Grid {
         mask
     }
 
+    /// Unpacks line `y` of a window into `line` (W values of 0 and 1).
+    pub fn unpack_line(&self, bits: &[u64], y: usize, line: &mut [u8]) {
+        let p = self.patch;
+        let first = (y % p) * p; // a patch line never straddles a word: P divides 64
+        let patches = bits.chunks_exact(self.words()).skip(y / p * self.cols);
+        for (pixels, patch) in line.chunks_exact_mut(p).zip(patches) {
+            let run = patch[first / 64] >> (first % 64);
+            for (i, pixel) in pixels.iter_mut().enumerate() {
+                *pixel = (run >> i & 1) as u8;
+            }
+        }
+    }
+
     /// Where pixel (y, x) lies: index of its word within the window, and its bit.
     pub fn locate(&self, y: usize, x: usize) -> (usize, usize) {
         let p = self.patch;
@@ -82,6 +95,20 @@ mod tests {
                 for x in 0..grid.width() {
                     assert_eq!(mask[y * grid.width() + x] == 1, burns(y, x), "P {patch}, pixel ({y}, {x})");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_is_the_windows_line() {
+        for patch in [4, 8, 16] {
+            let grid = Grid { rows: 2, cols: 3, patch };
+            let bits = grid.pack(|y, x| (y * 13 + x * 7) % 3 == 0);
+            let mask = grid.unpack(&bits);
+            let mut line = vec![9; grid.width()];
+            for (y, expected) in mask.chunks_exact(grid.width()).enumerate() {
+                grid.unpack_line(&bits, y, &mut line);
+                assert_eq!(line, expected);
             }
         }
     }

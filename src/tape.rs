@@ -1,1 +1,128 @@
 //! The autograd tape: ops in order, what they saved, one backward walk.
+//!
+//! Gradient contract: an op's backward takes the gradient of its output by value (it may reuse that memory) and adds its
+//! contribution to each input with [`Gradients::add`]; the first contribution is stored, later ones are summed.
+
+use crate::device::Device;
+use crate::tensor::Tensor;
+use crate::{Result, with_real};
+use std::collections::HashMap;
+
+/// Names a value: what an op's backward keeps of an input whose elements it does not need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Id(usize);
+
+/// A value on the tape. Clones are the same value.
+#[derive(Clone)]
+pub struct Var {
+    id: Id,
+    value: Tensor,
+}
+
+impl Var {
+    /// The value.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// Its name, without its storage.
+    pub fn id(&self) -> Id {
+        self.id
+    }
+
+    /// Its shape.
+    pub fn shape(&self) -> &[usize] {
+        self.value.shape()
+    }
+}
+
+type Backward = Box<dyn FnOnce(Tensor, &mut Gradients) -> Result<()> + Send>;
+
+/// The ops of one forward pass.
+pub struct Tape {
+    device: Device,
+    recording: bool,
+    values: usize,
+    ops: Vec<(Id, Backward)>,
+}
+
+impl Tape {
+    /// A tape on `device`. Where `recording` is false nothing is saved, and there is no backward.
+    pub fn new(device: &Device, recording: bool) -> Self {
+        Self { device: device.clone(), recording, values: 0, ops: Vec::new() }
+    }
+
+    /// The device that ops run on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// A value that is no op's output: a parameter.
+    pub fn leaf(&mut self, value: Tensor) -> Var {
+        self.values += 1;
+        Var { id: Id(self.values - 1), value }
+    }
+
+    /// An op's output with its backward, which is called once with the output's gradient, or never where there is none.
+    pub fn record(
+        &mut self,
+        value: Tensor,
+        backward: impl FnOnce(Tensor, &mut Gradients) -> Result<()> + Send + 'static,
+    ) -> Var {
+        let var = self.leaf(value);
+        if self.recording {
+            self.ops.push((var.id, Box::new(backward)));
+        }
+        var
+    }
+
+    /// The same value under another shape.
+    pub fn reshape(&mut self, x: &Var, shape: &[usize]) -> Var {
+        Var { id: x.id, value: x.value.clone().reshaped(shape) }
+    }
+
+    /// Walks the ops backward from `output`, whose gradient is `seed`, and returns the gradients of the leaves.
+    pub fn backward(self, output: &Var, seed: Tensor) -> Result<Gradients> {
+        let mut gradients = Gradients { device: self.device, of: HashMap::from([(output.id, seed)]) };
+        for (id, backward) in self.ops.into_iter().rev() {
+            if let Some(gradient) = gradients.of.remove(&id) {
+                backward(gradient, &mut gradients)?;
+            }
+        }
+        Ok(gradients)
+    }
+}
+
+/// Gradients by value.
+pub struct Gradients {
+    device: Device,
+    of: HashMap<Id, Tensor>,
+}
+
+impl Gradients {
+    /// The device that ops run on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Adds a contribution to the gradient of the value `id`.
+    pub fn add(&mut self, id: Id, gradient: Tensor) {
+        let Device::Cpu(cpu) = &self.device;
+        match self.of.get_mut(&id) {
+            None => {
+                self.of.insert(id, gradient);
+            }
+            Some(sum) => with_real!(sum.dtype(), E => {
+                let terms = gradient.cpu::<E>();
+                crate::device::cpu::vectorized(|| {
+                    sum.cpu_mut::<E>(cpu).iter_mut().zip(terms).for_each(|(sum, term)| *sum += *term);
+                });
+            }),
+        }
+    }
+
+    /// Takes the gradient of `var`; none where nothing depends on it.
+    pub fn take(&mut self, var: &Var) -> Option<Tensor> {
+        self.of.remove(&var.id)
+    }
+}

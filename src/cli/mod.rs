@@ -8,10 +8,12 @@ mod evaluate;
 mod experiments;
 mod inspect;
 mod predict;
+mod setup;
 mod synth;
 mod train;
 mod verify;
 
+use crate::{Error, Result};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -60,4 +62,19 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Prints a text to standard output. A reader that went away, as in `... | head`, is no error.
+fn print(text: &str) -> Result<()> {
+    use std::io::{ErrorKind, Write};
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::io("standard output", "cannot write", &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a value as JSON to standard output.
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value);
+    print(&text.map_err(|e| Error::failed("JSON output", e, "this is a defect; please report it"))?)
 }

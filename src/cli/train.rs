@@ -1,11 +1,240 @@
 //! `emberformer train`
 
+use crate::cli::setup::{Parts, describe_data, device, grouped, open_store, sequence_ids};
+use crate::config::{Config, Loaded};
+use crate::data::split::Split;
+use crate::data::store::Store;
+use crate::model::ModelSettings;
+use crate::ops::loss::LossSettings;
+use crate::track::console::Console;
+use crate::track::folder::{Expected, RunFolder, expand_name};
+use crate::track::tracker::{About, Tracker};
+use crate::train::engine::Engine;
+use crate::train::pretrained::load_pretrained;
+use crate::train::run::{Task, run as train};
+use crate::train::settings::{TrainSettings, fingerprint};
 use crate::{Error, Result};
+use std::path::{Path, PathBuf};
 
-/// Trains a model.
+/// Trains a model, keeps its best and its last checkpoint, and tests the best one.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_help = "Examples:
+  emberformer train                                       the small default on a simulated data set
+  emberformer train --config configs/emberformer.yaml --set data.data_dir=~/deep_crown
+  emberformer train --name emberformer --resume           goes on with runs/emberformer")]
+pub struct Args {
+    /// Configuration file [default: with --resume the run's own, else the built-in small one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Device: auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Short for --device cuda:N
+    #[arg(long, value_name = "N", conflicts_with = "device")]
+    gpu: Option<u32>,
+    /// Overrides a key of the configuration; may be given several times
+    #[arg(long, value_name = "KEY.PATH=VALUE")]
+    set: Vec<String>,
+    /// Epochs at most; short for --set train.epochs=N
+    #[arg(long, value_name = "N")]
+    epochs: Option<u64>,
+    /// Goes on with the run from its last checkpoint
+    #[arg(long)]
+    resume: bool,
+    /// Pauses the run after so many steps in all; --resume goes on
+    #[arg(long, value_name = "N")]
+    max_steps: Option<u64>,
+    /// Name of the run [default: wandb.run_name, wandb.run_name_template, or the configuration file's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Folder of the runs [default: train.checkpoint_dir, which is runs]
+    #[arg(long, value_name = "DIR")]
+    runs_dir: Option<PathBuf>,
+    /// Prints errors and warnings only
+    #[arg(long, short)]
+    quiet: bool,
+}
 
-pub fn run(_args: Args) -> Result<()> {
-    Err(Error::usage("train", "not built yet", "build it"))
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    let loaded = load(&args)?;
+    let config = &loaded.config;
+    let device = device(&args.device, args.gpu)?;
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => run_name(config, args.config.as_deref())?,
+    };
+    let runs_dir = args.runs_dir.as_ref().unwrap_or(&config.train.checkpoint_dir);
+    let folder = RunFolder::new(runs_dir, &name, args.resume)?;
+
+    let store = open_store(config, args.quiet)?;
+    // A resumed run keeps its sequences even where the split would be drawn or read differently by now.
+    let split = match args.resume {
+        true => Split::read(&folder.path("split.json"), &sequence_ids(&store))?,
+        false => config.split(&sequence_ids(&store))?,
+    };
+    let parts = Parts::new(config, &store, &split)?;
+    let settings = config.train_settings(args.max_steps);
+    let model = config.model_settings(store.static_channels());
+    let mut engine = Engine::new(&model, settings.recipe.adam, &device, settings.recipe.seed)?;
+    if let (true, Some(path)) = (config.model.spatial.pretrained, &config.model.spatial.pretrained_path) {
+        load_pretrained(&mut engine.model, path)?;
+    }
+
+    let split_text = serde_json::to_string_pretty(&split)
+        .map_err(|e| Error::failed("split", e, "this is a defect; please report it"))?;
+    folder.create(&config.resolved_yaml(), &(split_text + "\n"))?;
+    let expected = &config.expected;
+    let about = About {
+        device: device.describe(),
+        parameters: model.parameter_counts().total(),
+        loss: settings.recipe.loss,
+        expected: Expected {
+            precision: expected.precision,
+            recall: expected.recall,
+            f1: expected.f1,
+            iou: expected.iou,
+            average_precision: expected.ap,
+        },
+        patience: settings.recipe.stopping.enabled.then_some(settings.recipe.stopping.patience),
+    };
+    let checkpoint_dir = folder.path("checkpoints");
+    let mut tracker = Tracker::new(folder.clone(), about, Console::new(args.quiet))?;
+    tracker.line(&format!("run     {}", folder.root().display()))?;
+    tracker.line(&format!("device  {}", device.describe()))?;
+    for line in banner(&loaded, &store, &split, &parts, &model, &settings) {
+        tracker.line(&line)?;
+    }
+
+    let recipe = fingerprint(&settings, &model, &config.sampler_settings(), &split, store.fingerprint());
+    let task = Task {
+        source: &store,
+        train: &parts.train,
+        val: &parts.val,
+        test: parts.test.as_ref(),
+        data: describe_data(&store),
+        model,
+        config: config.resolved_yaml(),
+        recipe,
+        settings: &settings,
+        checkpoint_dir,
+    };
+    train(&task, &mut engine, &mut tracker, args.resume).map(|_| ())
+}
+
+/// The configuration, with the flags that are short for keys.
+fn load(args: &Args) -> Result<Loaded> {
+    let mut sets = args.set.clone();
+    sets.extend(args.epochs.map(|n| format!("train.epochs={n}")));
+    let own = match (&args.config, &args.name, args.resume) {
+        (None, Some(name), true) => {
+            let runs_dir = args.runs_dir.clone().unwrap_or_else(|| "runs".into());
+            Some(RunFolder::new(&runs_dir, name, true)?.path("config.yaml"))
+        }
+        _ => None,
+    };
+    Config::load(own.as_deref().or(args.config.as_deref()), &sets)
+}
+
+/// The name that the configuration gives a run, else that of its file.
+pub fn run_name(config: &Config, path: Option<&Path>) -> Result<String> {
+    let stem = path.and_then(|path| path.file_stem()).map(|stem| stem.to_string_lossy().into_owned());
+    let stem = stem.unwrap_or_else(|| "emberformer_quick".into());
+    match (&config.wandb.run_name, &config.wandb.run_name_template) {
+        (Some(name), _) => expand_name(name, |key| lookup(config, &stem, key)),
+        (None, Some(template)) => expand_name(template, |key| lookup(config, &stem, key)),
+        (None, None) => Ok(stem),
+    }
+}
+
+/// A key of a name's template: `config` is the file's name, others are keys of the configuration.
+fn lookup(config: &Config, stem: &str, key: &str) -> Option<String> {
+    if key == "config" {
+        return Some(stem.to_string());
+    }
+    let root = serde_json::to_value(config).ok()?;
+    match key.split('.').try_fold(&root, |at, part| at.get(part))? {
+        serde_json::Value::String(text) => Some(text.clone()),
+        value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => Some(value.to_string()),
+        _ => None,
+    }
+}
+
+fn banner(
+    loaded: &Loaded,
+    store: &Store,
+    split: &Split,
+    parts: &Parts,
+    model: &ModelSettings,
+    settings: &TrainSettings,
+) -> Vec<String> {
+    let counts = model.parameter_counts();
+    let (height, width) = store.window();
+    let samples = |sampler: &crate::data::sampler::Sampler| sampler.samples().len() as u64;
+    let stopping = &settings.recipe.stopping;
+    let mut lines = vec![
+        format!(
+            "model   {} parameters: embedder {}, temporal {}, spatial {}, refinement {}",
+            grouped(counts.total()),
+            grouped(counts.embedder),
+            grouped(counts.temporal),
+            grouped(counts.spatial),
+            grouped(counts.refinement)
+        ),
+        format!(
+            "data    {}: {} sequences of {height}×{width} pixels in patches of {p}×{p}, {} static bands",
+            loaded.config.data_dir().display(),
+            store.sequences().len(),
+            store.static_channels(),
+            p = store.grid().patch
+        ),
+        format!(
+            "split   {} samples of {} sequences train, {} of {} validate, {} of {} test",
+            grouped(samples(&parts.train)),
+            split.train.len(),
+            grouped(samples(&parts.val)),
+            split.val.len(),
+            grouped(parts.test.as_ref().map_or(0, samples)),
+            split.test.len()
+        ),
+        format!("loss    {}", describe_loss(&settings.recipe.loss)),
+        match stopping.enabled {
+            true => format!(
+                "stop    after {} epochs, or {} in a row without a gain of {} in {}",
+                settings.epochs,
+                stopping.patience,
+                stopping.min_delta,
+                stopping.monitor.metric()
+            ),
+            false => format!("stop    after {} epochs", settings.epochs),
+        },
+    ];
+    if !loaded.without_effect.is_empty() {
+        lines.push(format!("note    without effect here: {}", loaded.without_effect.join(", ")));
+    }
+    lines
+}
+
+/// A loss in words.
+pub fn describe_loss(loss: &LossSettings) -> String {
+    match loss {
+        LossSettings::FocalTversky {
+            focal_weight,
+            tversky_weight,
+            focal_alpha,
+            focal_gamma,
+            tversky_alpha,
+            tversky_beta,
+        } => format!(
+            "{focal_weight} focal (α {focal_alpha}, γ {focal_gamma}) + {tversky_weight} Tversky (α {tversky_alpha}, β {tversky_beta})"
+        ),
+        LossSettings::BceDice { bce_weight, dice_weight, pos_weight } => {
+            let pos_weight = match pos_weight {
+                crate::ops::loss::PosWeight::None => String::new(),
+                crate::ops::loss::PosWeight::Auto => " (burning pixels weighted by their rarity)".into(),
+                crate::ops::loss::PosWeight::Value(weight) => format!(" (burning pixels weighted by {weight})"),
+            };
+            format!("{bce_weight} BCE{pos_weight} + {dice_weight} √Dice")
+        }
+    }
 }

@@ -1,9 +1,11 @@
 //! The Deep Crown reader, the packed store, split, sampler, augmentation and the fire simulator behind `synth`.
 
+pub mod augment;
 pub mod batch;
 pub mod geotiff;
 pub mod raw;
 pub mod sampler;
+mod shuffle;
 pub mod split;
 pub mod store;
 pub mod synth;

@@ -1,9 +1,23 @@
 //! The network: token embedder, temporal transformer, spatial decoder and refinement decoder, strung together.
 
-use crate::Result;
-use crate::ops::loss::{LossReport, LossSettings, Thresholds};
+mod count;
+mod network;
+mod parameters;
+
+pub use crate::ops::dropout::DropoutKey;
+pub use count::ParameterCounts;
+pub use parameters::{Group, Kind, Parameter, Parameters};
+
+use crate::device::Device;
+use crate::ops::batch_norm::MaskBits;
+use crate::ops::loss::{Comparison, LossReport, LossSettings, Thresholds, segmentation_loss};
 use crate::patch::Grid;
+use crate::tape::Var;
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+use network::Pass;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// What the network looks like (SPEC §2).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,59 +94,223 @@ pub struct Target {
     pub valid_patches: Vec<bool>,
 }
 
-/// The part of the network a parameter belongs to, for learning rates and counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Group {
-    /// Token embedder and temporal transformer.
-    Temporal,
-    /// Spatial decoder.
-    Spatial,
-    /// Refinement decoder.
-    Refinement,
-}
+impl Inputs {
+    /// The last step of every history.
+    fn last_frames(&self) -> MaskBits {
+        let window = self.grid.patches() * self.grid.words();
+        let histories = self.frames.chunks_exact(self.history * window);
+        let bits = histories.flat_map(|frames| frames[frames.len() - window..].iter().copied()).collect();
+        MaskBits { grid: self.grid, bits }
+    }
 
-/// Identifies the dropout masks of one training step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DropoutKey {
-    /// The run's seed.
-    pub seed: u64,
-    /// The optimiser step.
-    pub step: u64,
+    /// Whether every array has the length that the sizes call for, and the network can take it.
+    fn check(&self, settings: &ModelSettings) -> Result<()> {
+        let (b, t, n) = (self.batch, self.history, self.grid.patches());
+        let complain = |what: String| Err(Error::failed("batch", what, "use data that fits the model's configuration"));
+        let lengths = [
+            ("frames", self.frames.len(), b * t * n * self.grid.words()),
+            ("wind", self.wind.len(), b * t * 2),
+            ("static tokens", self.statics.len(), b * n * settings.static_channels),
+            ("valid steps", self.valid_steps.len(), b * t),
+        ];
+        for (what, is, should) in lengths {
+            if is != should {
+                return complain(format!("{is} values of {what}, {should} expected"));
+            }
+        }
+        if self.grid.patch != settings.patch {
+            return complain(format!(
+                "patches of {0}x{0} pixels, the model takes {1}x{1}",
+                self.grid.patch, settings.patch
+            ));
+        }
+        if self.grid.rows < 8 || self.grid.cols < 8 {
+            return complain(format!(
+                "a grid of {}x{} patches leaves the pyramid's coarsest level empty, each side must be at least 8",
+                self.grid.rows, self.grid.cols
+            ));
+        }
+        match self.valid_steps.chunks_exact(t.max(1)).all(|steps| steps.last() == Some(&true)) {
+            true if b > 0 && t > 0 => Ok(()),
+            _ => complain("a history without a last frame".into()),
+        }
+    }
 }
 
 /// The network with its parameters, their gradients and the running statistics.
 pub struct EmberFormer {
-    _settings: ModelSettings,
+    settings: ModelSettings,
+    parameters: Parameters,
 }
 
 impl EmberFormer {
+    /// A network with fresh parameters (SPEC §2's initial values) drawn from `seed`.
+    ///
+    /// # Errors
+    /// For settings that make no network.
+    pub fn new(settings: &ModelSettings, device: &Device, dtype: DType, seed: u64) -> Result<Self> {
+        settings.check()?;
+        Ok(Self { settings: settings.clone(), parameters: Parameters::new(settings, device, dtype, seed) })
+    }
+
+    /// What the network looks like.
+    pub fn settings(&self) -> &ModelSettings {
+        &self.settings
+    }
+
+    /// Its tensors.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Its tensors, to change.
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
     /// Forward and backward in training mode: gradients are left in the parameters (overwritten, not accumulated),
-    /// running statistics are updated.
+    /// running statistics are moved.
+    ///
+    /// # Errors
+    /// For a batch that does not fit the model.
     pub fn train_step(
         &mut self,
-        _inputs: &Inputs,
-        _target: &Target,
-        _loss: &LossSettings,
-        _thresholds: &Thresholds,
-        _dropout: DropoutKey,
+        inputs: &Inputs,
+        target: &Target,
+        loss: &LossSettings,
+        thresholds: &Thresholds,
+        dropout: DropoutKey,
     ) -> Result<LossReport> {
-        todo!()
+        let comparison = self.comparison(inputs, target, true)?;
+        let mut pass = Pass::new(&self.settings, &self.parameters, inputs, true, Some(dropout));
+        let logits = pass.logits()?;
+        let (report, gradient) =
+            segmentation_loss(self.parameters.device(), &logits, &comparison, loss, thresholds, true)?;
+        let Pass { tape, vars, statistics, .. } = pass;
+        self.keep_gradients(tape, &vars, &logits, gradient)?;
+        for (parameter, running) in self.parameters.iter_mut().zip(statistics) {
+            if parameter.kind == Kind::Buffer {
+                parameter.value = running;
+            }
+        }
+        Ok(report)
+    }
+
+    /// Forward and backward with the running statistics and without dropout, as the golden cases of evaluation mode do.
+    ///
+    /// # Errors
+    /// For a batch that does not fit the model.
+    pub fn evaluate_with_gradients(
+        &mut self,
+        inputs: &Inputs,
+        target: &Target,
+        loss: &LossSettings,
+        thresholds: &Thresholds,
+    ) -> Result<LossReport> {
+        let comparison = self.comparison(inputs, target, false)?;
+        let mut pass = Pass::new(&self.settings, &self.parameters, inputs, true, None);
+        let logits = pass.logits()?;
+        let (report, gradient) =
+            segmentation_loss(self.parameters.device(), &logits, &comparison, loss, thresholds, true)?;
+        let Pass { tape, vars, .. } = pass;
+        self.keep_gradients(tape, &vars, &logits, gradient)?;
+        Ok(report)
+    }
+
+    fn keep_gradients(
+        &mut self,
+        tape: crate::tape::Tape,
+        vars: &[Var],
+        logits: &Var,
+        seed: Option<Tensor>,
+    ) -> Result<()> {
+        let Some(seed) = seed else { return Ok(()) };
+        let mut gradients = tape.backward(logits, seed)?;
+        for (parameter, var) in self.parameters.iter_mut().zip(vars) {
+            parameter.gradient = gradients.take(var);
+        }
+        Ok(())
     }
 
     /// Forward in evaluation mode with the loss's report.
+    ///
+    /// # Errors
+    /// For a batch that does not fit the model.
     pub fn evaluate(
         &self,
-        _inputs: &Inputs,
-        _target: &Target,
-        _loss: &LossSettings,
-        _thresholds: &Thresholds,
+        inputs: &Inputs,
+        target: &Target,
+        loss: &LossSettings,
+        thresholds: &Thresholds,
     ) -> Result<LossReport> {
-        todo!()
+        let comparison = self.comparison(inputs, target, false)?;
+        let logits = Pass::new(&self.settings, &self.parameters, inputs, false, None).logits()?;
+        Ok(segmentation_loss(self.parameters.device(), &logits, &comparison, loss, thresholds, false)?.0)
     }
 
     /// Logits in evaluation mode, [B, H, W].
-    pub fn logits(&self, _inputs: &Inputs) -> Result<Vec<f32>> {
-        todo!()
+    ///
+    /// # Errors
+    /// For a batch that does not fit the model.
+    pub fn logits(&self, inputs: &Inputs) -> Result<Vec<f64>> {
+        inputs.check(&self.settings)?;
+        Ok(Pass::new(&self.settings, &self.parameters, inputs, false, None).logits()?.value().to_host())
+    }
+
+    /// Logits in training mode without dropout, [B, H, W]; running statistics stay.
+    ///
+    /// # Errors
+    /// For a batch that does not fit the model.
+    pub fn training_logits(&self, inputs: &Inputs) -> Result<Vec<f64>> {
+        inputs.check(&self.settings)?;
+        // A key draws nothing where both probabilities are zero.
+        let settings = ModelSettings { dropout: 0.0, head_dropout: 0.0, ..self.settings.clone() };
+        let key = DropoutKey { seed: 0, step: 0 };
+        Ok(Pass::new(&settings, &self.parameters, inputs, false, Some(key)).logits()?.value().to_host())
+    }
+
+    fn comparison(&self, inputs: &Inputs, target: &Target, training: bool) -> Result<Comparison> {
+        inputs.check(&self.settings)?;
+        let n = inputs.batch * inputs.grid.patches();
+        if target.bits.len() != n * inputs.grid.words() || target.valid_patches.len() != n {
+            return Err(Error::failed(
+                "batch",
+                format_args!(
+                    "a target of {} words and {} patches for {n} patches",
+                    target.bits.len(),
+                    target.valid_patches.len()
+                ),
+                "use a target of the same window",
+            ));
+        }
+        Ok(Comparison {
+            target: MaskBits { grid: inputs.grid, bits: Arc::from(target.bits.as_slice()) },
+            last: inputs.last_frames(),
+            valid_patches: Arc::from(target.valid_patches.as_slice()),
+            training,
+        })
+    }
+}
+
+impl ModelSettings {
+    fn check(&self) -> Result<()> {
+        let complain = |what: String| Err(Error::usage("model", what, "change the model's settings"));
+        if self.d_model == 0 || self.heads == 0 || !self.d_model.is_multiple_of(self.heads) {
+            return complain(format!("{} heads do not divide a width of {}", self.heads, self.d_model));
+        }
+        if self.use_wind && self.d_model < 2 {
+            return complain("the wind embedding needs a width of at least 2".into());
+        }
+        if ![4, 8, 16].contains(&self.patch) {
+            return complain(format!("patches of {} pixels, possible are 4, 8 and 16", self.patch));
+        }
+        let sizes = [self.layers, self.feedforward, self.decoder_width, self.base_channels];
+        if sizes.iter().chain(&self.hidden_sizes).any(|n| *n == 0) || (self.use_static && self.static_channels == 0) {
+            return complain("a size is 0".into());
+        }
+        match [self.dropout, self.head_dropout].iter().all(|p| (0.0..1.0).contains(p)) {
+            true => Ok(()),
+            false => complain("a dropout outside [0, 1)".into()),
+        }
     }
 }

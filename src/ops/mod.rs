@@ -1,3 +1,21 @@
-//! The ops of the network: one folder each, with meaning and shapes in `mod.rs` and the CPU reference in `cpu.rs`.
+//! The ops of the network: one folder each, with meaning, shapes and tape node in `mod.rs` and the CPU reference in
+//! `cpu.rs`. An op takes and returns values on a tape; its backward follows the gradient contract of [`crate::tape`].
+//!
+//! Feature maps are channels last with a border of one zero pixel on every side, [B, H + 2, W + 2, C], so that the windows
+//! of a convolution are contiguous runs of memory; see [`map`].
 
+pub mod adam;
+pub mod attention;
+pub mod batch_norm;
+pub mod conv;
+pub mod dropout;
+pub mod linear;
 pub mod loss;
+pub mod map;
+pub mod output_conv;
+pub mod pyramid;
+pub mod refinement_input;
+pub mod residual_norm;
+pub mod slice;
+pub mod token_embedding;
+pub mod up_conv;

@@ -1,5 +1,9 @@
 //! Adam, parameter groups and learning-rate schedules.
 
+mod adam;
+
+pub use adam::Adam;
+
 use serde::{Deserialize, Serialize};
 
 /// Adam as `torch.optim.Adam`: weight decay is added to the gradient.
@@ -39,4 +43,34 @@ pub enum Schedule {
         /// Fraction of the rate that is left at the end.
         min_factor: f64,
     },
+}
+
+impl Schedule {
+    /// What the configured rates are multiplied with at optimiser step `step` (from 0) of `total_steps`.
+    pub fn factor(&self, step: u64, total_steps: u64) -> f64 {
+        match *self {
+            Self::Constant => 1.0,
+            Self::Cosine { warmup_steps, .. } if step < warmup_steps => (step + 1) as f64 / (warmup_steps + 1) as f64,
+            Self::Cosine { warmup_steps, min_factor } => {
+                let length = total_steps.saturating_sub(warmup_steps).max(1) as f64;
+                let progress = ((step - warmup_steps) as f64 / length).min(1.0);
+                min_factor + (1.0 - min_factor) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cosine_warms_up_and_comes_down() {
+        let schedule = Schedule::Cosine { warmup_steps: 4, min_factor: 0.1 };
+        let factors: Vec<f64> = (0..=24).map(|step| schedule.factor(step, 24)).collect();
+        assert!((factors[0] - 0.2).abs() < 1e-12 && (factors[4] - 1.0).abs() < 1e-12, "{factors:?}");
+        assert!((factors[14] - 0.55).abs() < 1e-12 && (factors[24] - 0.1).abs() < 1e-12, "{factors:?}");
+        assert!(factors[4..].is_sorted_by(|a, b| a > b) && factors[..5].is_sorted());
+        assert_eq!(schedule.factor(1000, 24), factors[24]);
+    }
 }

@@ -1,1 +1,5 @@
 //! The run folder, console progress and metrics.jsonl.
+
+pub mod console;
+pub mod folder;
+pub mod tracker;

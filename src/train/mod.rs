@@ -1,1 +1,10 @@
 //! The training loop, metrics, early stopping and checkpoints.
+
+pub mod checkpoint;
+pub mod engine;
+pub mod evaluate;
+pub mod metrics;
+pub mod pretrained;
+pub mod run;
+pub mod settings;
+pub mod stopping;

@@ -1,6 +1,14 @@
 //! Segmentation losses with their pixel counts: focal + Tversky and BCE + Dice, from logits, over valid pixels.
 
+pub mod cpu;
+
+use crate::device::Device;
+use crate::ops::batch_norm::MaskBits;
+use crate::tape::Var;
+use crate::tensor::Tensor;
+use crate::{Result, with_real};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Which loss, with its weights and parameters (SPEC §3).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -77,6 +85,65 @@ pub struct Histogram {
     pub positive: Vec<u64>,
     /// Pixels that do not.
     pub negative: Vec<u64>,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.tp += other.tp;
+        self.fp += other.fp;
+        self.fn_ += other.fn_;
+        self.tn += other.tn;
+    }
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { positive: vec![0; BINS], negative: vec![0; BINS] }
+    }
+}
+
+impl std::ops::AddAssign<&Histogram> for Histogram {
+    fn add_assign(&mut self, other: &Self) {
+        self.positive.iter_mut().zip(&other.positive).for_each(|(sum, n)| *sum += n);
+        self.negative.iter_mut().zip(&other.negative).for_each(|(sum, n)| *sum += n);
+    }
+}
+
+/// What the logits are compared with.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    /// Burning pixels.
+    pub target: MaskBits,
+    /// Burning pixels of the last frame of the history.
+    pub last: MaskBits,
+    /// Whether a patch's pixels count, [B, N].
+    pub valid_patches: Arc<[bool]>,
+    /// Training or evaluation: the cross-entropy's weight of burning pixels holds in training only.
+    pub training: bool,
+}
+
+/// The loss of logits [B, H, W] with its pixel statistics, and where `backward` the gradient of the logits.
+///
+/// With p = σ(z), over valid pixels: focal (T.-Y. Lin et al., 2017), Tversky (S. S. M. Salehi et al., 2017) with soft sums
+/// per sample and smoothing 1, cross-entropy, and √Dice over the samples that have fire. All computed from the logits,
+/// stable for |z| ≤ 1e4; sums in double precision.
+pub fn segmentation_loss(
+    device: &Device,
+    logits: &Var,
+    comparison: &Comparison,
+    settings: &LossSettings,
+    thresholds: &Thresholds,
+    backward: bool,
+) -> Result<(LossReport, Option<Tensor>)> {
+    let Device::Cpu(cpu) = device;
+    with_real!(logits.value().dtype(), E => {
+        let z = logits.value().cpu::<E>();
+        let (report, sums) = cpu::forward(z, comparison, settings, thresholds);
+        let gradient = backward.then(|| {
+            Tensor::from_buffer(logits.shape(), cpu::backward(cpu, z, comparison, settings, &sums))
+        });
+        Ok((report, gradient))
+    })
 }
 
 /// What a batch gave: the loss, its terms (unweighted; 0 where the loss has no such term) and the pixel statistics.

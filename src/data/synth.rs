@@ -1,1 +1,0 @@
-//! Simulated fires in the Deep Crown layout.

@@ -1,0 +1,37 @@
+//! 3×3 convolution, stride 1, padding 1, no bias, on maps with a border.
+//!
+//! x [B, H+2, W+2, Cin] with a zero border, W [Cout, Cin, 3, 3] → y [B, H+2, W+2, Cout] with a zero border. Where
+//! `passive` > 0 the last channels of x are inputs without gradient (the last frame's mask).
+
+pub mod cpu;
+
+use crate::device::Device;
+use crate::ops::map::Map;
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+use crate::{Result, with_real};
+
+/// The convolution.
+pub fn conv(tape: &mut Tape, x: &Var, weight: &Var, passive: usize) -> Result<Var> {
+    let Device::Cpu(cpu) = tape.device().clone();
+    let input = Map::of(x.shape(), 1);
+    let output = input.with_channels(weight.shape()[0]);
+    assert_eq!(weight.shape()[1], input.channels, "conv: {:?} by {:?}", x.shape(), weight.shape());
+    let y = with_real!(x.value().dtype(), E => {
+        let y = cpu::forward::<E>(&cpu, &input, x.value().cpu(), weight.value().cpu(), &output);
+        Tensor::from_buffer(&output.shape(), y)
+    });
+    let (x, weight) = (x.clone(), weight.clone());
+    Ok(tape.record(y, move |dy, gradients| {
+        with_real!(dy.dtype(), E => {
+            let dw = cpu::weight_gradient::<E>(&input, x.value().cpu(), &output, dy.cpu());
+            gradients.add(weight.id(), Tensor::from_buffer(weight.shape(), crate::ops::linear::cpu::buffer(&cpu, &dw)));
+            let id = x.id();
+            drop(x);
+            let dx_map = input.with_channels(input.channels - passive);
+            let dx = cpu::input_gradient::<E>(&cpu, &output, dy.cpu(), weight.value().cpu(), &input, &dx_map);
+            gradients.add(id, Tensor::from_buffer(&dx_map.shape(), dx));
+        });
+        Ok(())
+    }))
+}

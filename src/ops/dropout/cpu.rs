@@ -1,0 +1,108 @@
+//! Philox on the host, sixteen counters at a time.
+
+use super::Dropout;
+use crate::device::cpu::{Real, vectorized};
+use rayon::prelude::*;
+
+const GROUP: usize = 64; // elements drawn at a time: sixteen counters of four words
+
+/// Multiplies `data` by the mask of its elements, the whole tensor's.
+pub fn apply<E: Real>(layer: &Dropout, data: &mut [E]) {
+    data.par_chunks_mut(256 * GROUP).enumerate().for_each(|(i, chunk)| {
+        apply_from(layer, chunk, i * 256 * GROUP);
+    });
+}
+
+/// Multiplies a part of a tensor that begins at element `first` by its mask.
+pub fn apply_from<E: Real>(layer: &Dropout, data: &mut [E], first: usize) {
+    let keep = E::of(1.0 / (1.0 - layer.probability));
+    let threshold = (layer.probability * 4_294_967_296.0) as u32;
+    vectorized(|| {
+        let mut at = 0;
+        while at < data.len() {
+            let (group, offset) = ((first + at) / GROUP, (first + at) % GROUP);
+            let words = draw(layer, group as u32);
+            let n = (GROUP - offset).min(data.len() - at);
+            for (x, word) in data[at..at + n].iter_mut().zip(&words[offset..]) {
+                *x = if *word >= threshold { *x * keep } else { E::zero() };
+            }
+            at += n;
+        }
+    });
+}
+
+/// The 64 words of a group; element e of it is word e / 16 of counter e mod 16.
+#[inline(always)]
+fn draw(layer: &Dropout, group: u32) -> [u32; GROUP] {
+    const LANES: usize = 16;
+    let mut c: [[u32; LANES]; 4] = [[0; LANES]; 4];
+    for lane in 0..LANES {
+        c[0][lane] = group.wrapping_mul(LANES as u32) + lane as u32;
+        c[1][lane] = layer.site;
+        c[2][lane] = layer.key.step as u32;
+        c[3][lane] = (layer.key.step >> 32) as u32;
+    }
+    let mut key = [layer.key.seed as u32, (layer.key.seed >> 32) as u32];
+    for _ in 0..10 {
+        for lane in 0..LANES {
+            let p0 = u64::from(c[0][lane]) * 0xD251_1F53;
+            let p1 = u64::from(c[2][lane]) * 0xCD9E_8D57;
+            c[0][lane] = (p1 >> 32) as u32 ^ c[1][lane] ^ key[0];
+            c[2][lane] = (p0 >> 32) as u32 ^ c[3][lane] ^ key[1];
+            c[1][lane] = p1 as u32;
+            c[3][lane] = p0 as u32;
+        }
+        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+    }
+    let mut words = [0; GROUP];
+    for (to, from) in words.chunks_exact_mut(LANES).zip(&c) {
+        to.copy_from_slice(from);
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::dropout::DropoutKey;
+
+    fn layer(probability: f64, seed: u64, step: u64, site: u32) -> Dropout {
+        Dropout { probability, key: DropoutKey { seed, step }, site }
+    }
+
+    /// Known answers of Philox4x32-10 from the authors' Random123 test vectors (zeros, and all ones).
+    #[test]
+    fn philox_gives_the_published_words() {
+        let words = draw(&layer(0.5, 0, 0, 0), 0);
+        assert_eq!([words[0], words[16], words[32], words[48]], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        let all = draw(&layer(0.5, u64::MAX, u64::MAX, u32::MAX), u32::MAX >> 4);
+        assert_eq!([all[15], all[31], all[47], all[63]], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+    }
+
+    #[test]
+    fn a_part_gets_the_mask_of_the_whole() {
+        let layer = layer(0.3, 7, 11, 2);
+        let mut whole = vec![1.0f32; 40_000];
+        apply(&layer, &mut whole);
+        for (from, to) in [(0, 5), (63, 130), (1000, 20_001)] {
+            let mut part = vec![1.0f32; to - from];
+            apply_from(&layer, &mut part, from);
+            assert_eq!(part, whole[from..to]);
+        }
+        let dropped = whole.iter().filter(|x| **x == 0.0).count() as f64 / whole.len() as f64;
+        assert!((dropped - 0.3).abs() < 0.01, "{dropped}");
+    }
+
+    #[test]
+    fn sites_steps_and_seeds_differ() {
+        let mask = |layer: &Dropout| {
+            let mut x = vec![1.0f64; 256];
+            apply(layer, &mut x);
+            x
+        };
+        let base = mask(&layer(0.5, 1, 1, 1));
+        for other in [layer(0.5, 2, 1, 1), layer(0.5, 1, 2, 1), layer(0.5, 1, 1, 2)] {
+            assert_ne!(base, mask(&other));
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Geometry of feature maps in memory, and loops over their lines.
+
+use crate::device::cpu::Real;
+use rayon::prelude::*;
+
+/// A feature map of `batch` samples, channels last, with `halo` zero pixels on every side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Map {
+    /// Samples.
+    pub batch: usize,
+    /// Pixels from top to bottom, without halo.
+    pub height: usize,
+    /// Pixels from left to right, without halo.
+    pub width: usize,
+    /// Channels.
+    pub channels: usize,
+    /// 1 for the maps of convolutions, 0 for plain grids.
+    pub halo: usize,
+}
+
+impl Map {
+    /// The geometry of a tensor of shape [B, H + 2·halo, W + 2·halo, C].
+    pub fn of(shape: &[usize], halo: usize) -> Self {
+        Self { batch: shape[0], height: shape[1] - 2 * halo, width: shape[2] - 2 * halo, channels: shape[3], halo }
+    }
+
+    /// The tensor's shape.
+    pub fn shape(&self) -> [usize; 4] {
+        [self.batch, self.height + 2 * self.halo, self.width + 2 * self.halo, self.channels]
+    }
+
+    /// Elements, halo included.
+    pub fn len(&self) -> usize {
+        self.shape().iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Pixels of all samples, without halo.
+    pub fn pixels(&self) -> usize {
+        self.batch * self.height * self.width
+    }
+
+    /// Elements of a stored line, halo included.
+    pub fn pitch(&self) -> usize {
+        (self.width + 2 * self.halo) * self.channels
+    }
+
+    /// Where the stored line `row` of sample `b` begins; row 0 is the halo's.
+    pub fn stored_line(&self, b: usize, row: usize) -> usize {
+        (b * (self.height + 2 * self.halo) + row) * self.pitch()
+    }
+
+    /// Where the pixels of line `y` lie, without halo.
+    pub fn line(&self, b: usize, y: usize) -> std::ops::Range<usize> {
+        let start = self.stored_line(b, y + self.halo) + self.halo * self.channels;
+        start..start + self.width * self.channels
+    }
+
+    /// The same extent with another number of channels.
+    pub fn with_channels(self, channels: usize) -> Self {
+        Self { channels, ..self }
+    }
+
+    /// Calls `f(b, y, line)` for every line in parallel and zeroes the halo.
+    pub fn for_lines_mut<E: Real>(&self, data: &mut [E], f: impl Fn(usize, usize, &mut [E]) + Sync) {
+        let (rows, border) = (self.height + 2 * self.halo, self.halo * self.channels);
+        data.par_chunks_mut(self.pitch()).enumerate().for_each(|(i, line)| {
+            let (b, row) = (i / rows, i % rows);
+            if row < self.halo || row >= rows - self.halo {
+                line.fill(E::zero());
+            } else {
+                let end = line.len() - border;
+                line[..border].fill(E::zero());
+                line[end..].fill(E::zero());
+                f(b, row - self.halo, &mut line[border..end]);
+            }
+        });
+    }
+
+    /// Splits the lines of all samples into bands of `(b, first line, lines)`, none across samples, whatever the number of
+    /// threads: partial sums over bands are the same on every machine.
+    pub fn bands(&self, lines: usize) -> Vec<(usize, usize, usize)> {
+        let starts = (0..self.height).step_by(lines.max(1));
+        (0..self.batch).flat_map(|b| starts.clone().map(move |y| (b, y, lines.min(self.height - y)))).collect()
+    }
+}
+
+/// Sums partial results in their order.
+pub fn sum_partials<E: Real>(partials: Vec<Vec<E>>, len: usize) -> Vec<E> {
+    let mut partials = partials.into_iter();
+    let mut sum = partials.next().unwrap_or_else(|| vec![E::zero(); len]);
+    for partial in partials {
+        sum.iter_mut().zip(partial).for_each(|(sum, term)| *sum += term);
+    }
+    sum
+}

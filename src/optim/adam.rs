@@ -1,0 +1,96 @@
+//! Adam over all parameters of a model.
+
+use super::{AdamSettings, LearningRates};
+use crate::model::{Group, Kind, Parameters};
+use crate::ops::adam::{Update, adam};
+use crate::tensor::Tensor;
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+
+/// The optimiser: its settings, the updates made to each group and the moments of every weight.
+pub struct Adam {
+    settings: AdamSettings,
+    updates: [u64; 3],
+    moments: BTreeMap<String, [Tensor; 2]>,
+}
+
+impl Adam {
+    /// Fresh moments for the weights of `parameters`.
+    pub fn new(settings: AdamSettings, parameters: &Parameters) -> Self {
+        let weights = parameters.iter().filter(|p| matches!(p.kind, Kind::Weight(_)));
+        let moments = weights
+            .map(|p| {
+                let zeros = || Tensor::zeros(parameters.device(), p.value.dtype(), &p.shape);
+                (p.name.clone(), [zeros(), zeros()])
+            })
+            .collect();
+        Self { settings, updates: [0; 3], moments }
+    }
+
+    /// One update from the gradients of the last training step; groups in `frozen` and weights without a gradient stay. A
+    /// group counts its own updates, so that one that thaws late starts with its own bias correction, as in PyTorch.
+    ///
+    /// # Errors
+    /// For parameters of another model than the moments'.
+    pub fn step(&mut self, parameters: &mut Parameters, rates: &LearningRates, frozen: &[Group]) -> Result<()> {
+        for group in Group::ALL.iter().filter(|group| !frozen.contains(group)) {
+            self.updates[*group as usize] += 1;
+        }
+        let device = parameters.device().clone();
+        for parameter in parameters.iter_mut() {
+            let (Kind::Weight(group), Some(gradient)) = (parameter.kind, &parameter.gradient) else { continue };
+            if frozen.contains(&group) {
+                continue;
+            }
+            let Some(moments) = self.moments.get_mut(&parameter.name) else { return Err(foreign(&parameter.name)) };
+            let rate = match group {
+                Group::Temporal => rates.temporal,
+                Group::Spatial => rates.spatial,
+                Group::Refinement => rates.refinement,
+            };
+            let AdamSettings { beta1, beta2, eps, weight_decay } = self.settings;
+            let update = Update { beta1, beta2, eps, weight_decay, rate, step: self.updates[group as usize] };
+            adam(&device, &update, &mut parameter.value, gradient, moments);
+        }
+        Ok(())
+    }
+
+    /// Updates made so far to each group, in the order of [`Group::ALL`].
+    pub fn updates(&self) -> [u64; 3] {
+        self.updates
+    }
+
+    /// First and second moment of a weight, copied to the host.
+    pub fn moments(&self, name: &str) -> Option<(Vec<f32>, Vec<f32>)> {
+        let host = |t: &Tensor| t.to_host().into_iter().map(|x| x as f32).collect();
+        self.moments.get(name).map(|[first, second]| (host(first), host(second)))
+    }
+
+    /// Sets the updates of each group and every weight's moments, as `moments` gives them by name.
+    ///
+    /// # Errors
+    /// Where a weight's moments are missing or of another length.
+    pub fn restore<'a>(
+        &mut self,
+        parameters: &Parameters,
+        updates: [u64; 3],
+        mut moments: impl FnMut(&str) -> Option<(&'a [f32], &'a [f32])>,
+    ) -> Result<()> {
+        for (name, [first, second]) in &mut self.moments {
+            let (m, v) = moments(name).ok_or_else(|| foreign(name))?;
+            for (to, from) in [(first, m), (second, v)] {
+                if to.len() != from.len() {
+                    return Err(foreign(name));
+                }
+                let values = from.iter().map(|x| f64::from(*x));
+                *to = Tensor::from_host(parameters.device(), to.dtype(), &to.shape().to_vec(), values);
+            }
+        }
+        self.updates = updates;
+        Ok(())
+    }
+}
+
+fn foreign(name: &str) -> Error {
+    Error::failed(name, "its moments are missing or of another shape", "resume with the run's own configuration")
+}

@@ -1,0 +1,414 @@
+//! The training loop: epochs of steps, validation, checkpoints, early stopping, and the final evaluation.
+//!
+//! All randomness is a pure function of (seed, epoch, step), and the position within the epoch is part of a checkpoint:
+//! a run that is killed at any moment and resumed ends with the same bytes as one that was not.
+
+use crate::data::batch::{Batch, FrameSource, assemble};
+use crate::data::sampler::{SampleId, Sampler};
+use crate::model::{DropoutKey, Group, ModelSettings};
+use crate::ops::loss::{LossReport, LossSettings, Thresholds};
+use crate::optim::LearningRates;
+use crate::train::checkpoint::{Checkpoint, DataDescription, HostTensor, Progress, State};
+use crate::train::evaluate::{RunResult, Summary, chosen_threshold, describe, evaluate};
+use crate::train::metrics::{Evaluation, Metrics, Totals, step_metrics, train_epoch_metrics, validation_metrics};
+use crate::train::settings::{TrainSettings, check_unchanged};
+use crate::train::stopping::Stopping;
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Weights, running statistics and moments by name, on the host.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Saved {
+    /// Weights and running statistics.
+    pub weights: BTreeMap<String, HostTensor>,
+    /// Adam's moments.
+    pub moments: BTreeMap<String, (HostTensor, HostTensor)>,
+    /// Updates that Adam has made to each parameter group.
+    pub optimizer_updates: [u64; 3],
+}
+
+/// A network with its optimiser, as the loop drives it.
+pub trait Learner {
+    /// Forward and backward; gradients are left inside.
+    fn train_step(
+        &mut self,
+        batch: &Batch,
+        loss: &LossSettings,
+        thresholds: &Thresholds,
+        key: DropoutKey,
+    ) -> Result<LossReport>;
+    /// Euclidean norm of the gradients of all groups but the frozen ones.
+    fn gradient_norm(&self, frozen: &[Group]) -> f64;
+    /// Multiplies all gradients.
+    fn scale_gradients(&mut self, factor: f64);
+    /// The optimiser's step; the frozen groups stay as they are.
+    fn update(&mut self, rates: &LearningRates, frozen: &[Group]) -> Result<()>;
+    /// Forward in evaluation mode.
+    fn evaluate(&self, batch: &Batch, loss: &LossSettings, thresholds: &Thresholds) -> Result<LossReport>;
+    /// Probabilities' logits in evaluation mode, [B, H, W].
+    fn logits(&self, batch: &Batch) -> Result<Vec<f32>>;
+    /// Copies everything that a checkpoint needs.
+    fn save(&self) -> Result<Saved>;
+    /// Takes a checkpoint's weights, statistics and moments; `path` is for the errors.
+    fn restore(&mut self, checkpoint: &Checkpoint, path: &Path) -> Result<()>;
+}
+
+/// What is to be learnt from what.
+pub struct Task<'a, S> {
+    /// The data set.
+    pub source: &'a S,
+    /// Training samples.
+    pub train: &'a Sampler,
+    /// Validation samples.
+    pub val: &'a Sampler,
+    /// Test samples, where the split has any.
+    pub test: Option<&'a Sampler>,
+    /// The data set in words, for checkpoints.
+    pub data: DataDescription,
+    /// The network's settings, for checkpoints.
+    pub model: ModelSettings,
+    /// The resolved configuration's YAML, for checkpoints.
+    pub config: String,
+    /// All that decides the weights ([`crate::train::settings::fingerprint`]).
+    pub recipe: serde_json::Value,
+    /// The loop's settings.
+    pub settings: &'a TrainSettings,
+    /// Where `last.safetensors` and `best.safetensors` go.
+    pub checkpoint_dir: PathBuf,
+}
+
+/// A run at its start.
+#[derive(Debug, Clone, Copy)]
+pub struct Start {
+    /// Steps already done, in a resumed run.
+    pub step: u64,
+    /// The epoch to begin with or to go on with.
+    pub epoch: u64,
+    /// Lines of metrics.jsonl that count; later ones are from steps that will be done again.
+    pub rows: u64,
+    /// Steps of an epoch.
+    pub steps_per_epoch: u64,
+    /// Epochs at most.
+    pub epochs: u64,
+}
+
+/// A step that was done.
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a> {
+    /// Steps done in all.
+    pub step: u64,
+    /// The epoch, from 0.
+    pub epoch: u64,
+    /// Steps done within the epoch.
+    pub position: u64,
+    /// Its loss.
+    pub loss: f64,
+    /// Its line of metrics.jsonl, where it is to be logged.
+    pub row: Option<&'a Metrics>,
+}
+
+/// An epoch that was done.
+#[derive(Debug, Clone, Copy)]
+pub struct EpochEnd<'a> {
+    /// The epoch, from 0.
+    pub epoch: u64,
+    /// Its line of metrics.jsonl.
+    pub row: &'a Metrics,
+    /// Whether it is the best so far.
+    pub best: bool,
+    /// Early stopping after it.
+    pub stopping: &'a Stopping,
+    /// What it took, validation included (of a resumed epoch: since the start).
+    pub time: Duration,
+}
+
+/// Why the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// All epochs are done.
+    Epochs,
+    /// Early stopping.
+    Early,
+    /// `max_steps`; the run can be resumed.
+    Paused,
+}
+
+/// Hears what the loop does.
+pub trait Observer {
+    /// The run begins, or goes on from a checkpoint.
+    fn start(&mut self, start: &Start) -> Result<()>;
+    /// A step was done.
+    fn step(&mut self, step: &Step) -> Result<()>;
+    /// `done` of `all` batches of the evaluation `what` were seen.
+    fn evaluating(&mut self, what: &str, done: usize, all: usize);
+    /// An epoch was done.
+    fn epoch_end(&mut self, end: &EpochEnd) -> Result<()>;
+    /// The first validation batch with its logits [B, H, W], every `log_images_every` epochs.
+    fn preview(&mut self, epoch: u64, batch: &Batch, logits: &[f32]) -> Result<()>;
+    /// A checkpoint will be written: every line handed over must be on the disk now.
+    fn sync(&mut self) -> Result<()>;
+    /// A checkpoint was written.
+    fn checkpoint(&mut self, path: &Path, progress: &Progress) -> Result<()>;
+    /// The loop ended; where it is not paused, the result of the final evaluation follows.
+    fn finish(&mut self, ended: Ended, result: Option<&RunResult>) -> Result<()>;
+}
+
+/// The last checkpoint's file name.
+pub const LAST: &str = "last.safetensors";
+/// The best checkpoint's file name.
+pub const BEST: &str = "best.safetensors";
+
+/// Trains from the learner's present weights, or goes on from the last checkpoint where `resume` is set and there is one.
+///
+/// # Errors
+/// Those of data, device and disk; a loss or gradient that is not finite, which names step and samples and leaves the
+/// last good checkpoint; with `resume`, settings other than the run's.
+pub fn run<S: FrameSource>(
+    task: &Task<S>,
+    learner: &mut impl Learner,
+    observer: &mut dyn Observer,
+    resume: bool,
+) -> Result<Ended> {
+    let mut training = Training::begin(task, learner, observer, resume)?;
+    let ended = training.epochs()?;
+    let result = match ended {
+        Ended::Paused => None,
+        Ended::Epochs | Ended::Early => Some(training.final_evaluation(ended)?),
+    };
+    training.observer.finish(ended, result.as_ref())?;
+    Ok(ended)
+}
+
+/// A run under way.
+struct Training<'a, S, L> {
+    task: &'a Task<'a, S>,
+    learner: &'a mut L,
+    observer: &'a mut dyn Observer,
+    progress: Progress,
+    stopping: Stopping,
+    history: Vec<Metrics>,
+    /// The best weights, where they are not written to the disk.
+    best: Option<Saved>,
+}
+
+impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
+    fn begin(task: &'a Task<'a, S>, learner: &'a mut L, observer: &'a mut dyn Observer, resume: bool) -> Result<Self> {
+        let progress = Progress { seed: task.settings.recipe.seed, ..Progress::default() };
+        let mut run =
+            Self { task, learner, observer, progress, stopping: Stopping::default(), history: vec![], best: None };
+        let last = task.checkpoint_dir.join(LAST);
+        if resume && last.exists() {
+            let checkpoint = Checkpoint::read(&last)?;
+            check_unchanged(&checkpoint.state.recipe, &task.recipe)?;
+            run.learner.restore(&checkpoint, &last)?;
+            run.progress = checkpoint.state.progress;
+            run.stopping = checkpoint.state.stopping;
+            run.history = checkpoint.state.history;
+        }
+        let Progress { step, epoch, rows, .. } = run.progress;
+        let steps_per_epoch = task.train.epoch(epoch).len() as u64;
+        run.observer.start(&Start { step, epoch, rows, steps_per_epoch, epochs: task.settings.epochs })?;
+        Ok(run)
+    }
+
+    fn epochs(&mut self) -> Result<Ended> {
+        while !self.stopping.stopped && self.progress.epoch < self.task.settings.epochs {
+            let began = Instant::now();
+            let batches = self.task.train.epoch(self.progress.epoch);
+            let remaining = batches.get(self.progress.position as usize..).unwrap_or_default();
+            for samples in remaining {
+                if self.task.settings.max_steps.is_some_and(|max| self.progress.step >= max) {
+                    self.save(LAST)?;
+                    return Ok(Ended::Paused);
+                }
+                self.step(samples, batches.len() as u64)?;
+                let every = self.task.settings.checkpoint_every;
+                let within = self.progress.position < batches.len() as u64;
+                if within && every > 0 && self.progress.step.is_multiple_of(every) {
+                    self.save(LAST)?;
+                }
+            }
+            self.end_epoch(began)?;
+        }
+        Ok(if self.stopping.stopped { Ended::Early } else { Ended::Epochs })
+    }
+
+    /// One optimiser step on a batch.
+    fn step(&mut self, samples: &[SampleId], steps_per_epoch: u64) -> Result<()> {
+        let TrainSettings { recipe, epochs, log_metrics_every, .. } = self.task.settings;
+        let Progress { seed, step, epoch, .. } = self.progress;
+        let batch = assemble(self.task.source, samples, recipe.max_seq_len, &recipe.augment, (seed, epoch))?;
+        let report = self.learner.train_step(&batch, &recipe.loss, &recipe.thresholds, DropoutKey { seed, step })?;
+        self.check_finite("the loss", report.loss, samples)?;
+        let frozen: &[Group] = if epoch < recipe.frozen_epochs { &[Group::Spatial] } else { &[] };
+        let norm = self.learner.gradient_norm(frozen);
+        self.check_finite("the gradient's norm", norm, samples)?;
+        if let Some(limit) = recipe.grad_clip.filter(|limit| norm > *limit) {
+            self.learner.scale_gradients(limit / norm);
+        }
+        let factor = recipe.schedule.factor(step, epochs * steps_per_epoch);
+        let LearningRates { temporal, spatial, refinement } = recipe.rates;
+        let rates =
+            LearningRates { temporal: temporal * factor, spatial: spatial * factor, refinement: refinement * factor };
+        self.learner.update(&rates, frozen)?;
+
+        self.progress.step += 1;
+        self.progress.position += 1;
+        self.progress.totals.add(&report, samples.len(), batch.inputs.history);
+        let logged = *log_metrics_every > 0 && self.progress.step.is_multiple_of(*log_metrics_every);
+        let row = logged.then(|| self.row(step_metrics(&report, &recipe.loss, &rates)));
+        let Progress { step, position, .. } = self.progress;
+        self.observer.step(&Step { step, epoch, position, loss: report.loss, row: row.as_ref() })
+    }
+
+    /// Validates, decides about stopping, and saves.
+    fn end_epoch(&mut self, began: Instant) -> Result<()> {
+        let epoch = self.progress.epoch;
+        let validation = self.evaluate("val", self.task.val)?;
+        let mut metrics = train_epoch_metrics(&self.progress.totals);
+        metrics.extend(validation_metrics(&validation));
+
+        let settings = &self.task.settings.recipe.stopping;
+        let value = metrics.get(settings.monitor.metric()).and_then(|v| v.as_f64()).unwrap_or(f64::NAN);
+        let best = self.stopping.update(settings, epoch, value);
+        let row = self.row(metrics);
+        self.history.push(row.clone());
+        self.observer.epoch_end(&EpochEnd {
+            epoch,
+            row: &row,
+            best,
+            stopping: &self.stopping,
+            time: began.elapsed(),
+        })?;
+        self.preview()?;
+
+        self.progress.epoch += 1;
+        self.progress.position = 0;
+        self.progress.totals = Totals::default();
+        // The best one first: if the run dies between the two, the epoch is done again and it is written again.
+        if best {
+            if self.task.settings.save_checkpoints {
+                self.save(BEST)?;
+            } else {
+                self.best = Some(self.learner.save()?);
+            }
+        }
+        self.save(LAST)
+    }
+
+    /// A line of metrics.jsonl: step and epoch, then the metrics. Counts it.
+    fn row(&mut self, metrics: Metrics) -> Metrics {
+        let mut row = Metrics::new();
+        row.insert("step".into(), self.progress.step.into());
+        row.insert("epoch".into(), self.progress.epoch.into());
+        row.extend(metrics);
+        self.progress.rows += 1;
+        row
+    }
+
+    fn preview(&mut self) -> Result<()> {
+        let TrainSettings { recipe, log_images_every: every, .. } = self.task.settings;
+        let epoch = self.progress.epoch;
+        if *every == 0 || !epoch.is_multiple_of(*every) {
+            return Ok(());
+        }
+        let Some(samples) = self.task.val.in_order().into_iter().next() else { return Ok(()) };
+        let batch = assemble(self.task.source, &samples, recipe.max_seq_len, &Default::default(), (0, 0))?;
+        let logits = self.learner.logits(&batch)?;
+        self.observer.preview(epoch, &batch, &logits)
+    }
+
+    fn evaluate(&mut self, what: &str, sampler: &Sampler) -> Result<Evaluation> {
+        let recipe = &self.task.settings.recipe;
+        let (learner, observer) = (&*self.learner, &mut *self.observer);
+        evaluate(
+            self.task.source,
+            &sampler.in_order(),
+            recipe.max_seq_len,
+            false,
+            |batch| learner.evaluate(batch, &recipe.loss, &recipe.thresholds),
+            |done, all| observer.evaluating(what, done, all),
+        )
+    }
+
+    /// The best weights on validation and test.
+    fn final_evaluation(&mut self, ended: Ended) -> Result<RunResult> {
+        let best = self.task.checkpoint_dir.join(BEST);
+        if let Some(saved) = self.best.take() {
+            let checkpoint = self.checkpoint(saved);
+            self.learner.restore(&checkpoint, &best)?;
+        } else if self.task.settings.save_checkpoints && self.stopping.best_epoch.is_some() {
+            let checkpoint = Checkpoint::read(&best)?;
+            self.learner.restore(&checkpoint, &best)?;
+        }
+        let validation = self.evaluate("val", self.task.val)?;
+        let (split, test) = match self.task.test {
+            Some(sampler) => ("test", self.evaluate("test", sampler)?),
+            None => ("val", validation.clone()),
+        };
+        let recipe = &self.task.settings.recipe;
+        let threshold = chosen_threshold(&validation);
+        let summary = |evaluation: &Evaluation| Summary::new(evaluation, recipe.thresholds.prediction, threshold);
+        Ok(RunResult {
+            split: split.into(),
+            steps: self.progress.step,
+            epochs: self.progress.epoch,
+            stopped_early: ended == Ended::Early,
+            best_epoch: self.stopping.best_epoch,
+            monitor: recipe.stopping.monitor.metric().into(),
+            best_value: self.stopping.best,
+            validation: summary(&validation),
+            test: summary(&test),
+        })
+    }
+
+    fn checkpoint(&self, saved: Saved) -> Checkpoint {
+        let Saved { weights, moments, optimizer_updates } = saved;
+        let state = State {
+            model: self.task.model.clone(),
+            data: self.task.data.clone(),
+            progress: Progress { optimizer_updates, ..self.progress },
+            stopping: self.stopping,
+            history: self.history.clone(),
+            recipe: self.task.recipe.clone(),
+            config: self.task.config.clone(),
+        };
+        Checkpoint { state, weights, moments }
+    }
+
+    fn save(&mut self, name: &str) -> Result<()> {
+        if !self.task.settings.save_checkpoints {
+            return Ok(());
+        }
+        self.observer.sync()?;
+        let path = self.task.checkpoint_dir.join(name);
+        let checkpoint = self.checkpoint(self.learner.save()?);
+        checkpoint.write(&path)?;
+        self.observer.checkpoint(&path, &self.progress)
+    }
+
+    fn check_finite(&self, what: &str, value: f64, samples: &[SampleId]) -> Result<()> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        let last = self.task.checkpoint_dir.join(LAST);
+        let remedy = "lower the learning rates or set train.grad_clip, and look at these samples";
+        let kept = if last.exists() {
+            format!("{remedy}; the last good checkpoint is {}", last.display())
+        } else {
+            remedy.into()
+        };
+        let Progress { step, epoch, .. } = self.progress;
+        let samples = describe(self.task.source, samples);
+        Err(Error::failed(
+            format_args!("step {} of epoch {epoch}", step + 1),
+            format_args!("{what} is {value} on the samples {samples}"),
+            kept,
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests;
