@@ -166,7 +166,8 @@ fn samples(store: &Store, args: &Args) -> Result<Vec<SampleId>> {
         for wanted in &args.frame {
             for frame in wanted.of(frames) {
                 if frame > frames {
-                    let problem = format!("{} has {frames} frames, so frame {frame} has no history", sequences[sequence].id);
+                    let problem =
+                        format!("{} has {frames} frames, so frame {frame} has no history", sequences[sequence].id);
                     return Err(Error::usage("--frame", problem, format_args!("give a number from 1 to {frames}")));
                 }
                 samples.push(SampleId { sequence, k: frame - 1 });
@@ -199,7 +200,8 @@ fn predict(
         image.chunks_exact(grid.width()).take(height).flat_map(|line| line[..width].to_vec()).collect()
     };
     let mask = |bits: &[u64]| crop(grid.unpack(bits).into_iter().map(f32::from).collect());
-    let probability = crop(model.logits(&batch.inputs)?.into_iter().map(|z| (1.0 / (1.0 + (-z).exp())) as f32).collect());
+    let probability =
+        crop(model.logits(&batch.inputs)?.into_iter().map(|z| (1.0 / (1.0 + (-z).exp())) as f32).collect());
     let last = mask(source.frame(sequence, k));
     let truth = (k + 1 < known).then(|| mask(source.isochrone(sequence, k + 1)));
 

@@ -2,13 +2,16 @@
 
 use crate::cli::setup::{Parts, describe_data, device, grouped, open_store, sequence_ids};
 use crate::config::{Config, Loaded};
+use crate::data::batch::Batch;
 use crate::data::split::Split;
 use crate::data::store::Store;
-use crate::model::ModelSettings;
+use crate::model::{Inputs, ModelSettings};
 use crate::ops::loss::LossSettings;
+use crate::report::preview::triptych;
 use crate::track::console::Console;
 use crate::track::folder::{Expected, RunFolder, expand_name};
 use crate::track::tracker::{About, Tracker};
+use crate::train::checkpoint::write_whole;
 use crate::train::engine::Engine;
 use crate::train::pretrained::load_pretrained;
 use crate::train::run::{Task, run as train};
@@ -99,10 +102,14 @@ pub fn run(args: Args) -> Result<()> {
         patience: settings.recipe.stopping.enabled.then_some(settings.recipe.stopping.patience),
     };
     let checkpoint_dir = folder.path("checkpoints");
-    let mut tracker = Tracker::new(folder.clone(), about, Console::new(args.quiet))?;
+    let tracker = Tracker::new(folder.clone(), about, Console::new(args.quiet))?;
+    let (height, width) = store.window();
+    let mut tracker = tracker.with_preview(Box::new(move |folder, epoch, batch, logits| {
+        draw_preview(folder, epoch, batch, logits, height, width)
+    }));
     tracker.line(&format!("run     {}", folder.root().display()))?;
     tracker.line(&format!("device  {}", device.describe()))?;
-    for line in banner(&loaded, &store, &split, &parts, &model, &settings) {
+    for line in banner(&loaded, &store, &split, &parts, &model, &settings, args.resume) {
         tracker.line(&line)?;
     }
 
@@ -167,6 +174,7 @@ fn banner(
     parts: &Parts,
     model: &ModelSettings,
     settings: &TrainSettings,
+    resumed: bool,
 ) -> Vec<String> {
     let counts = model.parameter_counts();
     let (height, width) = store.window();
@@ -209,10 +217,29 @@ fn banner(
             false => format!("stop    after {} epochs", settings.epochs),
         },
     ];
-    if !loaded.without_effect.is_empty() {
+    // A run's own configuration has every key.
+    if !loaded.without_effect.is_empty() && !resumed {
         lines.push(format!("note    without effect here: {}", loaded.without_effect.join(", ")));
     }
     lines
+}
+
+/// Writes the samples of a batch as pictures of prediction, truth and last frame.
+fn draw_preview(folder: &Path, epoch: u64, batch: &Batch, logits: &[f32], height: usize, width: usize) -> Result<()> {
+    let Inputs { grid, history, frames, .. } = &batch.inputs;
+    let words = grid.patches() * grid.words();
+    let crop = |image: Vec<f32>| -> Vec<f32> {
+        image.chunks_exact(grid.width()).take(height).flat_map(|line| line[..width].to_vec()).collect()
+    };
+    let mask = |bits: &[u64]| crop(grid.unpack(bits).into_iter().map(f32::from).collect());
+    for (b, z) in logits.chunks_exact(grid.pixels()).enumerate() {
+        let probability = crop(z.iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect());
+        let last = mask(&frames[((b + 1) * history - 1) * words..][..words]);
+        let truth = mask(&batch.target.bits[b * words..][..words]);
+        let picture = triptych(&probability, Some(&truth), &last, height, width)?;
+        write_whole(&folder.join(format!("epoch_{:03}_{b}.png", epoch + 1)), &picture)?;
+    }
+    Ok(())
 }
 
 /// A loss in words.
