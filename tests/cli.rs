@@ -221,7 +221,7 @@ fn wrong_input_is_one_error_with_its_remedy() {
     fails(
         "train --config tiny.yaml --name b --set train.lr_temporal=1e30 --set train.lr_refinement=1e30",
         1,
-        &["step ", "is NaN", "sequence_0", "the last good checkpoint is runs/b/checkpoints/last.safetensors"],
+        &["step ", "the loss is ", "sequence_0", "the last good checkpoint is runs/b/checkpoints/last.safetensors"],
     );
     let inspected = place.json("inspect runs/b/checkpoints/last.safetensors --json");
     let broken = inspected["tensors"].as_array().unwrap().iter().any(|tensor| tensor["not_finite"] != 0);
