@@ -1,23 +1,23 @@
 //! Training engine for EmberFormer, a network that predicts the next burned area of a wildfire from the
 //! fire's history, wind and terrain. `main.rs` is the command line; everything it does is a call into here.
 //!
-//! Rooms, from the ground up; each may use only those above it in this list.
+//! Rooms, from the ground up; each may use only those before it in this list: error, patch, device, tensor, tape, ops,
+//! model, optim, verify, data, train, track, report, config, cli.
 
-pub mod error;
-pub mod patch;
-
-pub mod device;
-pub mod tensor;
-pub mod tape;
-pub mod ops;
-pub mod model;
-pub mod optim;
-pub mod verify;
-pub mod data;
-pub mod train;
-pub mod track;
-pub mod report;
-pub mod config;
 pub mod cli;
+pub mod config;
+pub mod data;
+pub mod device;
+pub mod error;
+pub mod model;
+pub mod ops;
+pub mod optim;
+pub mod patch;
+pub mod report;
+pub mod tape;
+pub mod tensor;
+pub mod track;
+pub mod train;
+pub mod verify;
 
 pub use error::{Error, Result};

@@ -8,7 +8,8 @@ fn check(dtype: DType) {
     for (name, bytes) in EMBEDDED {
         let checks = run_case(name, bytes, &Device::cpu(), dtype).unwrap();
         for prefix in ["logits", "loss", "step_losses", "grad", "after"] {
-            let worst = checks.iter().filter(|c| c.quantity.starts_with(prefix)).max_by(|a, b| a.error.total_cmp(&b.error));
+            let worst =
+                checks.iter().filter(|c| c.quantity.starts_with(prefix)).max_by(|a, b| a.error.total_cmp(&b.error));
             worst.inspect(|c| println!("{name}: {} {:.1e} of {:.0e}", c.quantity, c.error, c.tolerance));
         }
         let failed: Vec<&Check> = checks.iter().filter(|check| !check.passes()).collect();

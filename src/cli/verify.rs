@@ -1,11 +1,86 @@
 //! `emberformer verify`
 
+use crate::device::Device;
+use crate::tensor::DType;
+use crate::verify::{Check, EMBEDDED, read, run_case};
 use crate::{Error, Result};
+use serde::Serialize;
+use std::path::PathBuf;
 
-/// Checks this machine's numerics against the golden cases.
+/// Checks this machine's numerics against golden cases: logits, loss, counts, every gradient, Adam steps.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(
+    after_help = "Example: emberformer verify --device cpu\n         emberformer verify my_case.safetensors --json\n\n\
+    Exits 1 where an error is beyond its tolerance. The format of a case: tests/golden/README.md."
+)]
+pub struct Args {
+    /// Device to check: auto, cpu or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Golden cases to run [default: those that come with the program]
+    #[arg(value_name = "CASE.safetensors")]
+    cases: Vec<PathBuf>,
+    /// Print every comparison, not the worst of each kind
+    #[arg(long)]
+    all: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
 
-pub fn run(_args: Args) -> Result<()> {
-    Err(Error::usage("verify", "not built yet", "build it"))
+#[derive(Serialize)]
+struct CaseResult {
+    case: String,
+    precision: DType,
+    passed: bool,
+    checks: Vec<Check>,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let device = Device::parse(&args.device)?;
+    let files = args.cases.iter().map(|path| Ok((path.display().to_string(), read(path)?)));
+    let files = files.collect::<Result<Vec<_>>>()?;
+    let cases: Vec<(&str, &[u8])> = match files.is_empty() {
+        true => EMBEDDED.to_vec(),
+        false => files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect(),
+    };
+    let mut results = Vec::new();
+    for (case, bytes) in cases {
+        for precision in [DType::F64, DType::F32] {
+            let checks = run_case(case, bytes, &device, precision)?;
+            let passed = checks.iter().all(Check::passes);
+            results.push(CaseResult { case: case.to_string(), precision, passed, checks });
+        }
+    }
+    let failed = results.iter().filter(|result| !result.passed).count();
+    if args.json {
+        println!("{}", serde_json::json!({ "device": device.describe(), "passed": failed == 0, "cases": results }));
+    } else {
+        println!("{}", device.describe());
+        results.iter().for_each(|result| print(result, args.all));
+        println!("{} of {} cases within tolerance", results.len() - failed, results.len());
+    }
+    match failed {
+        0 => Ok(()),
+        _ => Err(Error::failed(
+            "verify",
+            format_args!("{failed} cases beyond their tolerance"),
+            "do not trust this machine's results; please report the table above",
+        )),
+    }
+}
+
+/// A table of a case: the worst comparison of each kind, or all.
+fn print(result: &CaseResult, all: bool) {
+    println!("\n{} in {:?}: {}", result.case, result.precision, if result.passed { "passed" } else { "FAILED" });
+    let mut rows: Vec<&Check> = result.checks.iter().collect();
+    if !all {
+        let kind = |check: &Check| check.quantity.split('.').next().map(str::to_string);
+        rows.sort_by(|a, b| kind(a).cmp(&kind(b)).then((b.error / b.tolerance).total_cmp(&(a.error / a.tolerance))));
+        rows.dedup_by_key(|check| kind(check));
+    }
+    for check in rows {
+        let verdict = if check.passes() { "" } else { "  BEYOND" };
+        println!("  {:<72} {:>8.1e}  tolerance {:.0e}{verdict}", check.quantity, check.error, check.tolerance);
+    }
 }

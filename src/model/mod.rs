@@ -119,7 +119,10 @@ impl Inputs {
             }
         }
         if self.grid.patch != settings.patch {
-            return complain(format!("patches of {0}x{0} pixels, the model takes {1}x{1}", self.grid.patch, settings.patch));
+            return complain(format!(
+                "patches of {0}x{0} pixels, the model takes {1}x{1}",
+                self.grid.patch, settings.patch
+            ));
         }
         if self.grid.rows < 8 || self.grid.cols < 8 {
             return complain(format!(
@@ -272,7 +275,11 @@ impl EmberFormer {
         if target.bits.len() != n * inputs.grid.words() || target.valid_patches.len() != n {
             return Err(Error::failed(
                 "batch",
-                format_args!("a target of {} words and {} patches for {n} patches", target.bits.len(), target.valid_patches.len()),
+                format_args!(
+                    "a target of {} words and {} patches for {n} patches",
+                    target.bits.len(),
+                    target.valid_patches.len()
+                ),
                 "use a target of the same window",
             ));
         }

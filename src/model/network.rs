@@ -125,7 +125,8 @@ impl<'a> Pass<'a> {
             let name = |part: &str| format!("temporal_transformer.transformer.layers.{l}.{part}");
             let last = l + 1 == self.settings.layers;
             let (rows, steps) = (x.shape()[0], x.shape()[1]);
-            let (weight, bias) = (self.var(&name("self_attn.in_proj_weight")), self.var(&name("self_attn.in_proj_bias")));
+            let (weight, bias) =
+                (self.var(&name("self_attn.in_proj_weight")), self.var(&name("self_attn.in_proj_bias")));
             let parts = [0..d, d..3 * d].map(|range| {
                 let w = slice(&mut self.tape, &weight, range.clone(), 0..d)?;
                 Ok((w, slice(&mut self.tape, &bias, range, 0..1)?))

@@ -152,7 +152,8 @@ impl Parameters {
             Kind::Weight(of) => group.is_none_or(|group| of == group),
             Kind::Buffer => false,
         });
-        let squares = gradients.filter_map(|p| p.gradient.as_ref()).map(|g| g.to_host().iter().map(|x| x * x).sum::<f64>());
+        let squares =
+            gradients.filter_map(|p| p.gradient.as_ref()).map(|g| g.to_host().iter().map(|x| x * x).sum::<f64>());
         squares.sum::<f64>().sqrt()
     }
 

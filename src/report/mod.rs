@@ -1,4 +1,5 @@
 //! Comparison of runs, pictures.
 
 pub mod compare;
+pub mod pictures;
 pub mod preview;

@@ -114,7 +114,8 @@ pub fn run_case(name: &str, bytes: &[u8], device: &Device, dtype: DType) -> Resu
     let expected = file.values("expected.counts")?.0;
     let error = counts.iter().zip(&expected).map(|(ours, theirs)| (*ours as f64 - theirs).abs()).sum();
     checks.push(Check { quantity: "counts".into(), error, tolerance: 0.0 });
-    let names: Vec<String> = model.parameters().iter().filter(|p| p.kind != Kind::Buffer).map(|p| p.name.clone()).collect();
+    let names: Vec<String> =
+        model.parameters().iter().filter(|p| p.kind != Kind::Buffer).map(|p| p.name.clone()).collect();
     let mut squares = 0.0;
     for name in &names {
         squares += file.values(&format!("expected.grad.{name}"))?.0.iter().map(|x| x * x).sum::<f64>();
@@ -170,8 +171,10 @@ impl Case {
 
 impl<'a> GoldenFile<'a> {
     fn parse(name: &'a str, bytes: &'a [u8]) -> Result<Self> {
-        let complain = |what: String| Error::failed(name, what, "give a golden case as tests/golden/README.md describes it");
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| complain(format!("no safetensors file: {e}")))?;
+        let complain =
+            |what: String| Error::failed(name, what, "give a golden case as tests/golden/README.md describes it");
+        let (_, header) =
+            SafeTensors::read_metadata(bytes).map_err(|e| complain(format!("no safetensors file: {e}")))?;
         let text = header.metadata().as_ref().and_then(|m| m.get("case"));
         let text = text.ok_or_else(|| complain("no metadata key \"case\"".into()))?;
         let case: Case = serde_json::from_str(text).map_err(|e| complain(format!("metadata key \"case\": {e}")))?;
@@ -244,9 +247,7 @@ impl<'a> GoldenFile<'a> {
                 tversky_alpha: 0.7,
                 tversky_beta: 0.3,
             }),
-            "bce_dice" => {
-                Ok(LossSettings::BceDice { bce_weight: 0.9, dice_weight: 0.1, pos_weight: PosWeight::Auto })
-            }
+            "bce_dice" => Ok(LossSettings::BceDice { bce_weight: 0.9, dice_weight: 0.1, pos_weight: PosWeight::Auto }),
             other => Err(self.complain(format!("unknown loss {other}"))),
         }
     }

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 /// Rows of a weather file: more than the longest sequence has frames.
 pub const WEATHER_ROWS: usize = 24;
 /// Shortest and longest step in seconds.
-const STEP: [u64; 2] = [60, 12 * 3600];
+const STEP: [u64; 2] = [60, 3 * 3600];
 /// Tried again with other ignitions where a fire dies or will not come near the wanted size.
 const TRIES: usize = 12;
 

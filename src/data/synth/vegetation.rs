@@ -79,7 +79,7 @@ impl Landscape {
                 let place = Place { y, x, cell: terrain.cell, altitude, uphill: terrain.uphill[i] };
                 let mut site = place.site(seed);
                 // Streams run dry and roads are grown over here and there, so they delay a fire more often than they hold it.
-                let open = place.noise(seed ^ 12, 450.0, 2) > -0.22;
+                let open = place.noise(seed ^ 12, 450.0, 2) > 0.005 * terrain.cell - 0.35; // the more on a coarse map
                 let wet = terrain.water[i];
                 if wet && (open || place.in_lake(&terrain.water, width)) {
                     site = site.cleared(fuel::WATER);
