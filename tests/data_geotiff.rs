@@ -180,6 +180,19 @@ fn claimed_sizes_are_not_believed() {
     assert!(text.contains("strip or tile 0") && text.contains("copy or write the GeoTIFF again"), "{text}");
 }
 
+#[test]
+fn strips_that_the_file_leaves_out_hold_no_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sparse.tif");
+    write(&path, 1, 4, 4, &["a"], &Georeference::default());
+    let mut bytes = std::fs::read(&path).unwrap();
+    let (offset, count) = (tag_value(&bytes, 273), tag_value(&bytes, 279));
+    bytes[offset..offset + 4].fill(0);
+    bytes[count..count + 4].fill(0);
+    std::fs::write(&path, bytes).unwrap();
+    assert_eq!(GeoTiff::open(&path).unwrap().read_window(0, 2, 0, 2).unwrap(), [-9999.0; 4]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 

@@ -159,7 +159,7 @@ fn every_kind_of_png_gives_the_same_bits() {
     use png::ColorType::{Grayscale, GrayscaleAlpha, Indexed, Rgb, Rgba};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.png");
-    let burns = |y: usize, x: usize| (y * 5 + x) % 3 == 0;
+    let burns = |y: usize, x: usize| (y * 5 + x).is_multiple_of(3);
     let grid = image::grid(16, 24, 8, PadMode::Strict).unwrap();
     let packer = image::Packer { window: (16, 24), grid, pad: PadMode::Strict };
     for color in [Rgb, Rgba, Indexed, Grayscale, GrayscaleAlpha] {

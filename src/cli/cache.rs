@@ -2,8 +2,10 @@
 
 use crate::data::raw::{Encoding, PadMode};
 use crate::data::store::{Store, StoreSettings};
+use crate::patch::Grid;
 use crate::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Packs a raw data set into the store that training reads, or checks a store.
@@ -80,37 +82,37 @@ fn build(settings: &StoreSettings, out: &Path) -> Result<()> {
     let summary = Store::build(settings, out, &progress);
     progress.finish_and_clear();
     let summary = summary?;
-    if summary.reused {
-        println!("{}: up to date", out.display());
+    let did = if summary.reused {
+        "up to date".to_string()
     } else {
-        println!(
-            "{}: packed {} of {} images in {:.2} s, {:.0} images/s",
-            out.display(),
-            summary.decoded,
-            summary.images,
-            summary.seconds,
-            summary.decoded as f64 / summary.seconds.max(1e-9)
-        );
-    }
-    describe(&Store::open(out)?);
+        let rate = summary.decoded as f64 / summary.seconds.max(1e-9);
+        format!(
+            "packed {} of {} images in {:.2} s, {rate:.0} images/s",
+            summary.decoded, summary.images, summary.seconds
+        )
+    };
+    report(out, &did, &Store::open(out)?);
     Ok(())
 }
 
 fn check(path: &Path) -> Result<()> {
-    let store = Store::open(path)?;
-    println!("{}: intact", path.display());
-    describe(&store);
+    report(path, "intact", &Store::open(path)?);
     Ok(())
 }
 
-fn describe(store: &Store) {
+/// Says what was done and what the store holds. A reader that has closed the pipe has seen enough.
+fn report(path: &Path, did: &str, store: &Store) {
     let frames: usize = store.sequences().iter().map(|s| s.frames).sum();
     let (height, width) = store.window();
-    let grid = store.grid();
-    println!("  sequences    {}, {frames} frames and as many isochrones", store.sequences().len());
-    let (rows, cols, side) = (grid.rows, grid.cols, grid.patch);
-    println!("  window       {height}×{width} pixels, {rows}×{cols} patches of {side}×{side}");
-    println!("  bands        {}", store.band_names().join(", "));
-    println!("  size         {:.1} MB", store.bytes() as f64 / 1e6);
-    println!("  fingerprint  {}", store.fingerprint());
+    let Grid { rows, cols, patch } = store.grid();
+    let _ = writeln!(
+        std::io::stdout(),
+        "{}: {did}\n  sequences    {}, {frames} frames and as many isochrones\n  window       {height}×{width} pixels, \
+         {rows}×{cols} patches of {patch}×{patch}\n  bands        {}\n  size         {:.1} MB\n  fingerprint  {}",
+        path.display(),
+        store.sequences().len(),
+        store.band_names().join(", "),
+        store.bytes() as f64 / 1e6,
+        store.fingerprint()
+    );
 }

@@ -102,7 +102,7 @@ pub fn band(band: usize, i: usize) -> f32 {
     match band {
         0 if i == 5 => -9999.0,
         0 => (i % 99) as f32,
-        1 => (i % 7 == 0) as u8 as f32,
+        1 => f32::from(u8::from(i.is_multiple_of(7))),
         _ => -(i as f32) / 4.0,
     }
 }

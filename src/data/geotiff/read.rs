@@ -137,6 +137,13 @@ impl GeoTiff {
         };
         let offsets = guarded(|| decoder.get_tag_u64_vec(offsets)).map_err(broken)?;
         let counts = guarded(|| decoder.get_tag_u64_vec(counts)).map_err(broken)?;
+        let (across, down) = (width.div_ceil(chunk_width) as usize, height.div_ceil(chunk_height) as usize);
+        let expected = across.checked_mul(down).and_then(|n| n.checked_mul(if planar { bands } else { 1 }));
+        if expected != Some(offsets.len()) {
+            let problem =
+                format!("it lists {} strips or tiles, which do not cover {width}×{height} pixels", offsets.len());
+            return Err(refused(problem, "write the GeoTIFF again"));
+        }
         let mut absent = HashSet::new();
         for (i, (&offset, &count)) in offsets.iter().zip(&counts).enumerate() {
             if count == 0 {

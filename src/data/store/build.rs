@@ -23,7 +23,8 @@ pub fn build(settings: &StoreSettings, path: &Path, progress: &ProgressBar) -> R
     if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "cannot create", &e))?;
     }
-    let _lock = lock(path, progress)?;
+    // Without the right to write here, a store that is up to date can still be used.
+    let lock = lock(path, progress);
     let data = DataSet::scan(&settings.data_dir, settings.max_sequences)?;
     let (height, width) = data.window_size();
     let grid = image::grid(height, width, settings.patch, settings.pad_mode)?;
@@ -37,13 +38,14 @@ pub fn build(settings: &StoreSettings, path: &Path, progress: &ProgressBar) -> R
         seconds: start.elapsed().as_secs_f64(),
         bytes: store.bytes(),
     };
-    if let Ok(store) = Store::open(path) {
-        if source::is_current(&store, path, &data, &stored, &stamp)? {
-            let summary = summary(&store, 0, true);
-            return Ok((store, summary));
-        }
+    if let Ok(store) = Store::open(path)
+        && source::is_current(&store, path, &data, &stored, &stamp)?
+    {
+        let summary = summary(&store, 0, true);
+        return Ok((store, summary));
     }
 
+    let _lock = lock?;
     let job = Job { data: &data, stored, grid, path, stamp: &stamp, progress, cancelled: AtomicBool::new(false) };
     let built = job.run();
     if built.is_err() {
@@ -71,7 +73,13 @@ fn lock(path: &Path, progress: &ProgressBar) -> Result<File> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            progress.println(format!("{}: another process builds this store; waiting for it", path.display()));
+            progress.suspend(|| {
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "{}: another process builds this store; waiting for it",
+                    path.display()
+                );
+            });
             file.lock().map_err(|e| unlockable(&e))?;
         }
         Err(TryLockError::Error(e)) => return Err(unlockable(&e)),

@@ -7,7 +7,6 @@ use super::format::{Stored, json};
 use crate::data::raw::{DataSet, RawSequence, image};
 use crate::{Error, Result};
 use rayon::prelude::*;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
@@ -100,13 +99,8 @@ fn beside(store: &Path) -> PathBuf {
 /// Remembers that the store with this fingerprint stands for the source with this stamp. Not being able to costs only
 /// time at the next start.
 pub fn remember(store: &Path, stamp: &str, fingerprint: &str) {
-    let text = json(&Remembered { stamp: stamp.into(), fingerprint: fingerprint.into() });
-    let folder = store.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if let Ok(mut file) = tempfile::NamedTempFile::new_in(folder) {
-        if file.write_all(text.as_bytes()).is_ok() {
-            let _ = file.persist(beside(store));
-        }
-    }
+    // Cut short it does not parse, which is as good as absent.
+    let _ = std::fs::write(beside(store), json(&Remembered { stamp: stamp.into(), fingerprint: fingerprint.into() }));
 }
 
 /// Whether `store` was built from this source, as it is now, with these settings.
