@@ -145,11 +145,11 @@ fn predictions(place: &Workplace) {
         ["003", "008"].iter().flat_map(|n| kinds.map(|kind| format!("iso_{n}_{kind}"))).collect();
     assert_eq!(names, expected);
 
-    let image = image::open(folder.join("iso_003_probability.png")).unwrap().to_luma8();
+    let image = image::open(folder.join("iso_003_probability.png")).unwrap().to_luma16();
     let mut tiff = GeoTiff::open(&folder.join("iso_003_probability.tif")).unwrap();
     assert_eq!((tiff.width(), tiff.height(), tiff.bands()), (64, 64, 1));
     let values = tiff.read_window(0, 64, 0, 64).unwrap();
-    assert!(values.iter().zip(image.as_raw()).all(|(p, grey)| (p * 255.0 - f32::from(*grey)).abs() <= 0.5));
+    assert!(values.iter().zip(image.as_raw()).all(|(p, grey)| (p * 65535.0 - f32::from(*grey)).abs() <= 0.51));
 
     let indices = std::fs::read_to_string(Path::new(DATA).join("landscape/indices.json")).unwrap();
     let window: [usize; 4] =

@@ -1,17 +1,16 @@
 //! `emberformer train`
 
-use crate::cli::setup::{Parts, describe_data, device, grouped, open_store, sequence_ids};
+use crate::cli::setup::{Parts, crop, describe_data, device, grouped, open_store, sequence_ids, write_picture};
 use crate::config::{Config, Loaded};
 use crate::data::batch::Batch;
 use crate::data::split::Split;
 use crate::data::store::Store;
 use crate::model::{Inputs, ModelSettings};
 use crate::ops::loss::LossSettings;
-use crate::report::preview::triptych;
+use crate::report::pictures::triptych;
 use crate::track::console::Console;
 use crate::track::folder::{Expected, RunFolder, expand_name};
 use crate::track::tracker::{About, Tracker};
-use crate::train::checkpoint::write_whole;
 use crate::train::engine::Engine;
 use crate::train::pretrained::load_pretrained;
 use crate::train::run::{Task, run as train};
@@ -228,16 +227,13 @@ fn banner(
 fn draw_preview(folder: &Path, epoch: u64, batch: &Batch, logits: &[f32], height: usize, width: usize) -> Result<()> {
     let Inputs { grid, history, frames, .. } = &batch.inputs;
     let words = grid.patches() * grid.words();
-    let crop = |image: Vec<f32>| -> Vec<f32> {
-        image.chunks_exact(grid.width()).take(height).flat_map(|line| line[..width].to_vec()).collect()
-    };
-    let mask = |bits: &[u64]| crop(grid.unpack(bits).into_iter().map(f32::from).collect());
+    let mask = |bits: &[u64]| crop(*grid, height, width, grid.unpack(bits).into_iter());
     for (b, z) in logits.chunks_exact(grid.pixels()).enumerate() {
-        let probability = crop(z.iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect());
+        let probability = crop(*grid, height, width, z.iter().map(|z| 1.0 / (1.0 + (-z).exp())));
         let last = mask(&frames[((b + 1) * history - 1) * words..][..words]);
         let truth = mask(&batch.target.bits[b * words..][..words]);
-        let picture = triptych(&probability, Some(&truth), &last, height, width)?;
-        write_whole(&folder.join(format!("epoch_{:03}_{b}.png", epoch + 1)), &picture)?;
+        let picture = triptych(&probability, Some(&truth), &last, height, width, None);
+        write_picture(&folder.join(format!("epoch_{:03}_{b}.png", epoch + 1)), &picture)?;
     }
     Ok(())
 }

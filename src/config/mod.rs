@@ -25,7 +25,7 @@ const EMBEDDED: (&str, &str) =
 pub struct Loaded {
     /// The configuration, every default filled in.
     pub config: Config,
-    /// Keys and sections of the file that change nothing here, to be listed once.
+    /// Keys of the file and the overrides that change nothing here, to be listed once.
     pub without_effect: Vec<String>,
     /// Where it came from: the file's path, or the name of the embedded one.
     pub origin: String,

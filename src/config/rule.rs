@@ -127,8 +127,18 @@ impl Kind {
             Kind::List(kind, length) => value.as_sequence().is_some_and(|items| {
                 length.is_none_or(|length| items.len() == length) && items.iter().all(|item| kind.allows(item))
             }),
-            Kind::Anything => true,
+            Kind::Anything => is_plain(value),
         }
+    }
+}
+
+/// Whether JSON could hold the value too: no tags, and text as keys.
+fn is_plain(value: &Value) -> bool {
+    match value {
+        Value::Tagged(_) => false,
+        Value::Sequence(items) => items.iter().all(is_plain),
+        Value::Mapping(section) => section.iter().all(|(key, value)| key.is_string() && is_plain(value)),
+        _ => true,
     }
 }
 
@@ -162,7 +172,7 @@ impl fmt::Display for Kind {
             Kind::Path => write!(f, "a path"),
             Kind::List(kind, Some(length)) => write!(f, "a list of {length}, each {kind}"),
             Kind::List(kind, None) => write!(f, "a list, each {kind}"),
-            Kind::Anything => write!(f, "anything"),
+            Kind::Anything => write!(f, "any plain value"),
         }
     }
 }

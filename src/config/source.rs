@@ -97,21 +97,12 @@ impl<'a> Source<'a> {
         Value::Mapping(self.tree.clone())
     }
 
-    /// Keys present whose value changes nothing; a section of nothing else is listed as one.
+    /// Keys present whose value changes nothing.
     pub(super) fn without_effect(&self) -> Vec<String> {
         let mut present = Vec::new();
         leaves("", &self.tree, &mut present);
-        let mut listed: Vec<String> = Vec::new();
-        for path in present {
-            let section = path.split('.').next().unwrap_or_default();
-            let of_section = |(key, _): &(&String, &Rule)| key.split('.').next() == Some(section);
-            let whole = self.rules.iter().filter(of_section).all(|(_, rule)| !rule.effect);
-            let entry = if whole { section.to_owned() } else { path.clone() };
-            if self.rules.get(&path).is_some_and(|rule| !rule.effect) && !listed.contains(&entry) {
-                listed.push(entry);
-            }
-        }
-        listed
+        present.retain(|path| self.rules.get(path).is_some_and(|rule| !rule.effect));
+        present
     }
 
     /// Where the value of `path` comes from: an override, a line of the file, or just the file.
