@@ -68,8 +68,7 @@ impl FrameSource for Store {
         self.band_names()
     }
     fn band_range(&self, band: usize) -> [f32; 2] {
-        let scale = self.band_scales().get(band).copied();
-        scale.map_or([0.0, 1.0], |s| [s.subtract as f32, (s.subtract + s.divide) as f32])
+        self.band_ranges().get(band).copied().unwrap_or([0.0, 1.0])
     }
     fn direction_range(&self) -> [f32; 2] {
         self.wind_range().direction

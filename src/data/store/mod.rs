@@ -224,6 +224,12 @@ impl Store {
         &self.valid
     }
 
+    /// Minimum and maximum that each static band was scaled with, [Cs]; `[0, 1]` for a band that was left as it is.
+    pub fn band_ranges(&self) -> Vec<[f32; 2]> {
+        let range = |s: BandScale| [s.subtract as f32, (s.subtract + s.divide) as f32];
+        self.band_scales().into_iter().map(range).collect()
+    }
+
     /// The wind's range, to get back to the files' units.
     pub fn wind_range(&self) -> WindRange {
         match self.section::<[f32; 2]>(self.layout.wind_range.clone()) {
