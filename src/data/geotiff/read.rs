@@ -264,8 +264,10 @@ impl GeoTiff {
                 for y in y0.max(top)..y1.min(top + ch) {
                     let to = &mut out[(y - y0) * (x1 - x0) + columns.start - x0..][..columns.len()];
                     let from = &chunk[((y - top) * chunk_width + columns.start - left) * stride + sample..];
-                    for (to, from) in to.iter_mut().zip(from.iter().step_by(stride)) {
-                        *to = *from;
+                    if stride == 1 {
+                        to.copy_from_slice(&from[..to.len()]);
+                    } else {
+                        to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
                     }
                 }
             }
