@@ -1,6 +1,7 @@
 //! `emberformer config`
 
 use crate::Result;
+use crate::cli::{print, print_json};
 use crate::config::Config;
 use crate::data::geotiff::GeoTiff;
 use std::path::PathBuf;
@@ -32,7 +33,7 @@ const USUAL_BANDS: usize = 8;
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     if args.keys {
-        print!("{}", Config::reference_table());
+        print(Config::reference_table().trim_end())?;
         return Ok(());
     }
     let loaded = Config::load(args.config.as_deref(), &args.sets)?;
@@ -57,22 +58,22 @@ pub fn run(args: Args) -> Result<()> {
             "landscape_found": found.is_some(),
             "parameters": parameters,
         });
-        println!("{report:#}");
+        print_json(&report)?;
         return Ok(());
     }
     // Everything but the configuration is a comment, so that the output is a configuration file itself.
-    println!("# {}, with every default", loaded.origin);
-    print!("{}", config.resolved_yaml());
-    println!();
+    print(&format!("# {}, with every default", loaded.origin))?;
+    print(config.resolved_yaml().trim_end())?;
+    print("")?;
     match loaded.without_effect.as_slice() {
-        [] => println!("# Every key of the file has an effect."),
-        keys => println!("# Without effect here: {}", keys.join(", ")),
+        [] => print("# Every key of the file has an effect.")?,
+        keys => print(&format!("# Without effect here: {}", keys.join(", ")))?,
     }
     let source = match found {
         Some(_) => format!("of {}", landscape.display()),
         None => "assumed, for there is no landscape yet".to_owned(),
     };
-    println!("# Parameters with {bands} static bands ({source}):");
+    print(&format!("# Parameters with {bands} static bands ({source}):"))?;
     let parts = [
         ("embedder", counts.embedder),
         ("temporal", counts.temporal),
@@ -81,7 +82,7 @@ pub fn run(args: Args) -> Result<()> {
         ("total", counts.total()),
     ];
     for (part, count) in parts {
-        println!("#   {part:<10} {:>11}", thousands(count));
+        print(&format!("#   {part:<10} {:>11}", thousands(count)))?;
     }
     Ok(())
 }

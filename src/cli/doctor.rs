@@ -1,6 +1,7 @@
 //! `emberformer doctor`
 
 use crate::Result;
+use crate::cli::{print, print_json};
 use crate::device::Device;
 use serde::Serialize;
 use std::fs;
@@ -64,9 +65,9 @@ pub fn run(args: Args) -> Result<()> {
         auto: Device::parse("auto")?.describe(),
     };
     if args.json {
-        println!("{:#}", serde_json::json!(report));
+        print_json(&report)?;
     } else {
-        print!("{}", in_words(&report));
+        print(in_words(&report).trim_end())?;
     }
     Ok(())
 }

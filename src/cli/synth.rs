@@ -1,5 +1,6 @@
 //! `emberformer synth`
 
+use crate::cli::print;
 use crate::data::synth::{SynthSettings, generate};
 use crate::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -53,13 +54,18 @@ pub fn run(args: Args) -> Result<()> {
     let summary = pool.install(|| generate(&settings, &out, &progress))?;
     progress.finish_and_clear();
     let [height, width] = summary.landscape;
-    println!("{}: {} fires, {} frames of {size}×{size} pixels", out.display(), summary.sequences, summary.frames);
-    println!(
+    print(&format!(
+        "{}: {} fires, {} frames of {size}×{size} pixels",
+        out.display(),
+        summary.sequences,
+        summary.frames
+    ))?;
+    print(&format!(
         "landscape {height}×{width} pixels of {} m; {:.1} % of pixels burn; {:.0} % of the fires have at most 6 frames",
         summary.cell,
         100.0 * summary.burned_share,
         100.0 * summary.short_share
-    );
-    println!("look at {}", out.join("contact_sheet.png").display());
+    ))?;
+    print(&format!("look at {}", out.join("contact_sheet.png").display()))?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `emberformer verify`
 
+use crate::cli::{print, print_json};
 use crate::device::Device;
 use crate::tensor::DType;
 use crate::verify::{Check, EMBEDDED, read, run_case};
@@ -54,11 +55,13 @@ pub fn run(args: Args) -> Result<()> {
     }
     let failed = results.iter().filter(|result| !result.passed).count();
     if args.json {
-        println!("{}", serde_json::json!({ "device": device.describe(), "passed": failed == 0, "cases": results }));
+        print_json(&serde_json::json!({ "device": device.describe(), "passed": failed == 0, "cases": results }))?;
     } else {
-        println!("{}", device.describe());
-        results.iter().for_each(|result| print(result, args.all));
-        println!("{} of {} cases within tolerance", results.len() - failed, results.len());
+        print(&device.describe())?;
+        for result in &results {
+            show(result, args.all)?;
+        }
+        print(&format!("{} of {} cases within tolerance", results.len() - failed, results.len()))?;
     }
     match failed {
         0 => Ok(()),
@@ -71,8 +74,13 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// A table of a case: the worst comparison of each kind, or all.
-fn print(result: &CaseResult, all: bool) {
-    println!("\n{} in {:?}: {}", result.case, result.precision, if result.passed { "passed" } else { "FAILED" });
+fn show(result: &CaseResult, all: bool) -> Result<()> {
+    print(&format!(
+        "\n{} in {:?}: {}",
+        result.case,
+        result.precision,
+        if result.passed { "passed" } else { "FAILED" }
+    ))?;
     let mut rows: Vec<&Check> = result.checks.iter().collect();
     if !all {
         let kind = |check: &Check| check.quantity.split('.').next().map(str::to_string);
@@ -81,6 +89,7 @@ fn print(result: &CaseResult, all: bool) {
     }
     for check in rows {
         let verdict = if check.passes() { "" } else { "  BEYOND" };
-        println!("  {:<72} {:>8.1e}  tolerance {:.0e}{verdict}", check.quantity, check.error, check.tolerance);
+        print(&format!("  {:<72} {:>8.1e}  tolerance {:.0e}{verdict}", check.quantity, check.error, check.tolerance))?;
     }
+    Ok(())
 }

@@ -343,6 +343,18 @@ fn the_reference_page_shows_every_key_with_its_default() {
     }
 }
 
+#[test]
+fn the_readmes_rows_are_those_of_the_reference() {
+    let readme = include_str!("../../README.md");
+    let table = Config::reference_table();
+    let rows: Vec<&str> = readme.lines().skip_while(|line| !line.starts_with("| Key |")).collect();
+    let rows = rows.iter().take_while(|line| line.starts_with('|')).skip(2);
+    assert!(rows.clone().count() > 30);
+    for row in rows {
+        assert!(table.lines().any(|line| line == *row), "README.md has a stale row: {row}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
