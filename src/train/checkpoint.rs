@@ -5,6 +5,7 @@
 //! Batch norms also get PyTorch's `num_batches_tracked`, so that without its `optimizer.` entries a file loads strictly
 //! into the PyTorch model. The checksum is the XXH3-128 of the state's text and of every tensor's name, shape and bytes.
 
+use crate::extent::Defect;
 use crate::model::ModelSettings;
 use crate::train::metrics::{Metrics, Totals};
 use crate::train::stopping::Stopping;
@@ -313,37 +314,15 @@ fn expect_shape(path: &Path, name: &str, shape: &[usize], tensor: &HostTensor) -
     Err(Error::failed(path.display(), problem, OTHER_MODEL))
 }
 
-/// Compares the file's length with what its header promises. This tells a truncated file from a foreign one, and keeps
-/// offsets that overflow away from the safetensors crate.
+/// Compares the file's length with what its header promises, as [`crate::extent`] does.
 pub(crate) fn check_extent(bytes: &[u8], path: &Path) -> Result<()> {
-    /// A tensor's entry, or the metadata's, which has no such key.
-    #[derive(Deserialize)]
-    struct Extent {
-        #[serde(default)]
-        data_offsets: Option<(u64, u64)>,
-    }
-    let length = bytes.len() as u64;
-    let truncated = |promised: &str| {
-        let problem = format!("is truncated: it has {length} bytes, {promised}");
-        Error::failed(path.display(), problem, RESTORE)
-    };
-    let Some((head, rest)) = bytes.split_first_chunk::<8>() else {
-        return Err(truncated("fewer than the 8 that name its header's length"));
-    };
-    let header_length = u64::from_le_bytes(*head);
-    let Some(header) = usize::try_from(header_length).ok().and_then(|n| rest.get(..n)) else {
-        return Err(truncated(&format!("its header alone should have {header_length}")));
-    };
-    let entries: HashMap<String, Extent> = serde_json::from_slice(header).map_err(|e| {
-        let problem = format!("is not a checkpoint: its header is no JSON of safetensors: {e}");
-        Error::failed(path.display(), problem, "name a file that `emberformer train` wrote")
-    })?;
-    let end = entries.values().filter_map(|e| e.data_offsets).map(|(_, end)| end).max().unwrap_or(0);
-    let data = length - 8 - header_length;
-    if end > data {
-        return Err(truncated(&format!("its tensors need {end} after the header and {data} are there")));
-    }
-    Ok(())
+    crate::extent::check(bytes).map_err(|defect| match defect {
+        Defect::Truncated(what) => Error::failed(path.display(), format_args!("is truncated: {what}"), RESTORE),
+        Defect::Foreign(what) => {
+            let problem = format!("is not a checkpoint: {what}");
+            Error::failed(path.display(), problem, "name a file that `emberformer train` wrote")
+        }
+    })
 }
 
 /// Writes a file whole or not at all: into a temporary file beside it, synced, renamed over it, and the folder synced.

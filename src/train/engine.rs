@@ -39,14 +39,7 @@ pub fn load_model(checkpoint: &Checkpoint, device: &Device, path: &Path) -> Resu
     // The settings decide what is allocated: they must fit what the file holds before they are believed.
     let settings = &checkpoint.state.model;
     let stored: u64 = checkpoint.weights.values().map(|tensor| tensor.values.len() as u64).sum();
-    let sizes = [settings.d_model, settings.layers, settings.feedforward, settings.decoder_width]
-        .into_iter()
-        .chain([settings.base_channels, settings.static_channels, settings.patch])
-        .chain(settings.hidden_sizes);
-    if sizes.into_iter().any(|size| size as u64 > stored) || settings.parameter_counts().total() > stored {
-        let problem = format!("holds {stored} values, fewer than its own model settings call for");
-        return Err(Error::failed(path.display(), problem, "restore it from a copy, or train again"));
-    }
+    settings.check_fits(stored, path.display())?;
     let mut model = EmberFormer::new(settings, device, DType::F32, 0)?;
     load_weights(&mut model, checkpoint, path)?;
     Ok(model)
