@@ -92,7 +92,7 @@ fn settings_that_make_no_network_or_one_that_the_file_does_not_hold() {
         ("/model/heads", 0, "0 heads"),
         ("/model/heads", 3, "3 heads do not divide a width of 16"),
         ("/model/d", 0, "a width of 0"),
-        ("/model/patch", 0, "patches of 0x0"),
+        ("/model/patch", 0, "patches of 0 pixels"),
         ("/model/base", 0, "a size is 0"),
         ("/model/layers", usize::MAX, "a size of 18446744073709551615"),
         ("/model/static_channels", 1 << 60, "a size of 1152921504606846976"),
@@ -135,8 +135,11 @@ fn tensors_that_are_missing_or_have_another_shape_or_type() {
     for name in names {
         let text = spoilt(|p| drop(p.tensors.remove(&name)));
         assert!(text.contains(&name) && text.contains("tests/golden/README.md"), "{name}: {text}");
-        let text = spoilt(|p| p.tensors.get_mut(&name).unwrap().1.insert(0, 1));
-        assert!(text.contains(&name) || name == "expected.logits", "{name}: {text}");
+        // PyTorch's shapes of results may have further sides of 1.
+        if !name.starts_with("expected.") {
+            let text = spoilt(|p| p.tensors.get_mut(&name).unwrap().1.insert(0, 1));
+            assert!(text.contains(&name), "{name}: {text}");
+        }
     }
     for name in ["input.wind", "token_embedder.fire_embed.weight", "expected.loss"] {
         let text = spoilt(|p| {

@@ -100,10 +100,10 @@ const STEPS: usize = 1000;
 pub fn run_case(name: &str, bytes: &[u8], device: &Device, dtype: DType) -> Result<Vec<Check>> {
     let file = GoldenFile::parse(name, bytes)?;
     let case = &file.case;
-    let (inputs, target) = file.batch()?;
-    let (loss, thresholds) = (file.loss()?, Thresholds { prediction: 0.5, target: 0.05 });
     let settings = case.model_settings();
     settings.check_fits(file.tensors.iter().map(|(_, view)| view.data().len() as u64).sum(), name)?;
+    let (inputs, target) = file.batch()?;
+    let (loss, thresholds) = (file.loss()?, Thresholds { prediction: 0.5, target: 0.05 });
     let mut model = EmberFormer::new(&settings, device, dtype, 0)?;
     file.load_weights(&mut model)?;
 
@@ -142,8 +142,12 @@ pub fn run_case(name: &str, bytes: &[u8], device: &Device, dtype: DType) -> Resu
 /// Reads a case from a file.
 ///
 /// # Errors
-/// Where it cannot be read.
+/// Where it cannot be read, or is no file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let about = std::fs::metadata(path).map_err(|e| Error::io(path, "cannot read", &e))?;
+    if !about.is_file() {
+        return Err(Error::failed(path.display(), "is not a file", "name golden cases, one by one"));
+    }
     std::fs::read(path).map_err(|e| Error::io(path, "cannot read", &e))
 }
 
