@@ -9,7 +9,10 @@ fuzz_target!(|data: &[u8]| {
     let Some((&[choice, channel], bytes)) = data.split_first_chunk() else { return };
     // The header's own size, where it is small, so that what follows it is looked at.
     let size = |at: usize| {
-        bytes.get(at..at + 4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]) as usize).filter(|n| (1..=256).contains(n))
+        bytes
+            .get(at..at + 4)
+            .map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]) as usize)
+            .filter(|n| (1..=256).contains(n))
     };
     let window = (size(20).unwrap_or(16), size(16).unwrap_or(24));
     let patch = [4, 8, 16, 8][usize::from(choice & 3)];

@@ -25,8 +25,14 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(store.valid_patches().len(), store.grid().patches());
     assert_eq!(store.band_ranges().len(), store.static_channels());
     let ids: Vec<String> = store.sequences().iter().map(|s| s.id.clone()).collect();
-    let settings =
-        SamplerSettings { batch_size: 2, seed: 1, shuffle: true, drop_last: false, bucket_by_length: true, max_seq_len: 4 };
+    let settings = SamplerSettings {
+        batch_size: 2,
+        seed: 1,
+        shuffle: true,
+        drop_last: false,
+        bucket_by_length: true,
+        max_seq_len: 4,
+    };
     let Ok(sampler) = Sampler::new(&store, &ids, settings) else { return };
     let turned = Augment::D4 { aspect_bands: store.band_names().iter().take(1).cloned().collect() };
     for samples in sampler.epoch(0).iter().take(2) {

@@ -352,11 +352,12 @@ fn short_texts_that_stand_for_much_are_refused_at_once() {
     let levels: String = (1..30).map(|i| format!("  k{i}: &k{i} [{}]\n", many(&format!("*k{}", i - 1), 10))).collect();
     let tower = format!("wandb:\n  k0: &k0 [x]\n{levels}");
     let hidden = format!("a: !tag [1]\n{square}");
-    for text in [square, tower, hidden] {
+    for text in [square, hidden] {
         let text = failure(&text, &[]);
         assert!(text.contains("fire.yaml: holds more than 100000 values, its aliases followed"), "{text}");
         assert!(text.len() < 500);
     }
+    assert!(failure(&tower, &[]).contains("repetition limit exceeded"), "the parser itself counts aliases");
     let text = failure("", &[&format!("wandb.tags=[&a [{}], {}]", many("x", 2_000), many("*a", 2_000))]);
     assert!(text.contains("the value holds more than"), "{}", &text[text.len() - 200..]);
     let text = failure(&format!("train:\n  {}: 1\n", "epochs".repeat(100_000)), &[]);
