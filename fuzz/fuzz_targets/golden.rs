@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     for dtype in [DType::F64, DType::F32] {
         match run_case("fuzz.safetensors", data, &Device::cpu(), dtype) {
-            Ok(checks) => checks.iter().for_each(|check| drop(check.passes())),
+            Ok(checks) => assert!(!checks.is_empty()),
             Err(error) => assert!(error.to_string().starts_with("fuzz.safetensors: "), "{error}"),
         }
     }
