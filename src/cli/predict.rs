@@ -1,16 +1,17 @@
 //! `emberformer predict`
 
 use crate::cli::print;
-use crate::cli::setup::{check_data, config_of, device, open_store};
+use crate::cli::setup::{check_data, config_of, crop, device, open_store, write_picture};
 use crate::data::augment::Augment;
 use crate::data::batch::{FrameSource, assemble};
 use crate::data::geotiff::{GeoTiff, Georeference, write_geotiff};
+use crate::data::raw::WindDirection;
 use crate::data::sampler::SampleId;
 use crate::data::store::Store;
 use crate::model::EmberFormer;
 use crate::patch::Grid;
-use crate::report::preview;
-use crate::train::checkpoint::{Checkpoint, write_whole};
+use crate::report::pictures;
+use crate::train::checkpoint::Checkpoint;
 use crate::train::engine::load_model;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -137,10 +138,16 @@ pub fn run(args: Args) -> Result<()> {
     check_data(&checkpoint, &store, path)?;
     let samples = samples(&store, &args)?;
     let landscape = GeoTiff::open(&args.data.join("landscape").join("Input_Geotiff.tif"))?.georeference();
-    let source = WithNext { unknown: vec![0; store.grid().patches() * store.grid().words()], store: &store };
+    let setting = Setting {
+        source: WithNext { unknown: vec![0; store.grid().patches() * store.grid().words()], store: &store },
+        model,
+        max_seq_len: config.sampler_settings().max_seq_len,
+        wind_direction: config.data.wind_direction,
+        landscape,
+    };
     let bar = indicatif::ProgressBar::new(samples.len() as u64);
     for sample in &samples {
-        predict(&source, &model, *sample, config.sampler_settings().max_seq_len, &landscape, &args.out)?;
+        setting.predict(*sample, &args.out)?;
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -182,35 +189,51 @@ fn samples(store: &Store, args: &Args) -> Result<Vec<SampleId>> {
     }
 }
 
-/// Predicts one frame and writes its files.
-fn predict(
-    source: &WithNext,
-    model: &EmberFormer,
-    sample: SampleId,
+/// What all predictions share.
+struct Setting<'a> {
+    source: WithNext<'a>,
+    model: EmberFormer,
     max_seq_len: usize,
-    landscape: &Georeference,
-    out: &Path,
-) -> Result<()> {
-    let SampleId { sequence, k } = sample;
-    let batch = assemble(source, &[sample], max_seq_len, &Augment::None, (0, 0))?;
-    let (height, width) = source.store.window();
-    let (grid, known) = (source.grid(), source.store.sequences()[sequence].frames);
-    // The padding at bottom and right is no part of the data set.
-    let crop = |image: Vec<f32>| -> Vec<f32> {
-        image.chunks_exact(grid.width()).take(height).flat_map(|line| line[..width].to_vec()).collect()
-    };
-    let mask = |bits: &[u64]| crop(grid.unpack(bits).into_iter().map(f32::from).collect());
-    let probability =
-        crop(model.logits(&batch.inputs)?.into_iter().map(|z| (1.0 / (1.0 + (-z).exp())) as f32).collect());
-    let last = mask(source.frame(sequence, k));
-    let truth = (k + 1 < known).then(|| mask(source.isochrone(sequence, k + 1)));
+    wind_direction: WindDirection,
+    landscape: Georeference,
+}
 
-    let folder = out.join(source.id(sequence));
-    std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "cannot create the folder", &e))?;
-    let file = |what: &str| folder.join(format!("iso_{:03}_{what}", k + 1));
-    write_whole(&file("probability.png"), &preview::grey(&probability, height, width)?)?;
-    write_whole(&file("picture.png"), &preview::triptych(&probability, truth.as_deref(), &last, height, width)?)?;
-    let [y0, _, x0, _] = source.store.sequences()[sequence].window;
-    let georeference = landscape.shifted(x0, y0);
-    write_geotiff(&file("probability.tif"), width, height, &[&probability], &["probability"], None, &georeference)
+impl Setting<'_> {
+    /// Predicts one frame and writes its files.
+    fn predict(&self, sample: SampleId, out: &Path) -> Result<()> {
+        let SampleId { sequence, k } = sample;
+        let (source, store) = (&self.source, self.source.store);
+        let batch = assemble(source, &[sample], self.max_seq_len, &Augment::None, (0, 0))?;
+        let (height, width) = store.window();
+        let grid = source.grid();
+        let logits = self.model.logits(&batch.inputs)?;
+        let probability = crop(grid, height, width, logits.into_iter().map(|z| (1.0 / (1.0 + (-z).exp())) as f32));
+        let mask = |bits: &[u64]| crop(grid, height, width, grid.unpack(bits).into_iter());
+        let last = mask(source.frame(sequence, k));
+        let truth = (k + 1 < store.sequences()[sequence].frames).then(|| mask(source.isochrone(sequence, k + 1)));
+
+        let folder = out.join(source.id(sequence));
+        std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "cannot create the folder", &e))?;
+        let file = |what: &str| folder.join(format!("iso_{:03}_{what}", k + 1));
+        pictures::probability_png(&file("probability.png"), &probability, height, width)?;
+        let wind = self.wind(sequence, k);
+        let picture = pictures::triptych(&probability, truth.as_deref(), &last, height, width, wind);
+        write_picture(&file("picture.png"), &picture)?;
+        let [y0, _, x0, _] = store.sequences()[sequence].window;
+        let georeference = self.landscape.shifted(x0, y0);
+        write_geotiff(&file("probability.tif"), width, height, &[&probability], &["probability"], None, &georeference)
+    }
+
+    /// Wind speed, and the direction to which the wind blows, in the files' units.
+    fn wind(&self, sequence: usize, t: usize) -> Option<(f32, f32)> {
+        let [speed, direction] = *self.source.wind(sequence).get(t)?;
+        let range = self.source.store.wind_range();
+        let unscaled = |value: f32, [low, high]: [f32; 2]| low + value * (high - low);
+        let direction = unscaled(direction, range.direction);
+        let toward = match self.wind_direction {
+            WindDirection::From => direction + 180.0,
+            WindDirection::To => direction,
+        };
+        Some((unscaled(speed, range.speed), toward.rem_euclid(360.0)))
+    }
 }

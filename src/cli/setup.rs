@@ -6,7 +6,8 @@ use crate::data::split::Split;
 use crate::data::store::Store;
 use crate::data::synth::{SynthSettings, generate};
 use crate::device::Device;
-use crate::train::checkpoint::{Checkpoint, DataDescription};
+use crate::patch::Grid;
+use crate::train::checkpoint::{Checkpoint, DataDescription, write_whole};
 use crate::{Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::path::Path;
@@ -124,6 +125,21 @@ pub fn split_of(checkpoint: &Checkpoint, path: &Path) -> Result<Split> {
             "use a checkpoint of a training run",
         )
     })
+}
+
+/// An image over the whole patch grid without the padding at bottom and right: [height·width].
+pub fn crop<T>(grid: Grid, height: usize, width: usize, pixels: impl Iterator<Item = T>) -> Vec<T> {
+    let inside = |i: usize| i / grid.width() < height && i % grid.width() < width;
+    pixels.enumerate().filter(|(i, _)| inside(*i)).map(|(_, pixel)| pixel).collect()
+}
+
+/// Writes a picture as PNG, whole or not at all.
+pub fn write_picture(path: &Path, picture: &image::RgbImage) -> Result<()> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    picture
+        .write_to(&mut bytes, image::ImageFormat::Png)
+        .map_err(|e| Error::failed(path.display(), format_args!("cannot be encoded: {e}"), "use smaller windows"))?;
+    write_whole(path, bytes.get_ref())
 }
 
 /// Digits in groups of three.

@@ -1,11 +1,13 @@
 //! `emberformer train`
 
-use crate::cli::setup::{Parts, describe_data, device, grouped, open_store, sequence_ids};
+use crate::cli::setup::{Parts, crop, describe_data, device, grouped, open_store, sequence_ids, write_picture};
 use crate::config::{Config, Loaded};
+use crate::data::batch::Batch;
 use crate::data::split::Split;
 use crate::data::store::Store;
-use crate::model::ModelSettings;
+use crate::model::{Inputs, ModelSettings};
 use crate::ops::loss::LossSettings;
+use crate::report::pictures::triptych;
 use crate::track::console::Console;
 use crate::track::folder::{Expected, RunFolder, expand_name};
 use crate::track::tracker::{About, Tracker};
@@ -99,10 +101,14 @@ pub fn run(args: Args) -> Result<()> {
         patience: settings.recipe.stopping.enabled.then_some(settings.recipe.stopping.patience),
     };
     let checkpoint_dir = folder.path("checkpoints");
-    let mut tracker = Tracker::new(folder.clone(), about, Console::new(args.quiet))?;
+    let tracker = Tracker::new(folder.clone(), about, Console::new(args.quiet))?;
+    let (height, width) = store.window();
+    let mut tracker = tracker.with_preview(Box::new(move |folder, epoch, batch, logits| {
+        draw_preview(folder, epoch, batch, logits, height, width)
+    }));
     tracker.line(&format!("run     {}", folder.root().display()))?;
     tracker.line(&format!("device  {}", device.describe()))?;
-    for line in banner(&loaded, &store, &split, &parts, &model, &settings) {
+    for line in banner(&loaded, &store, &split, &parts, &model, &settings, args.resume) {
         tracker.line(&line)?;
     }
 
@@ -167,6 +173,7 @@ fn banner(
     parts: &Parts,
     model: &ModelSettings,
     settings: &TrainSettings,
+    resumed: bool,
 ) -> Vec<String> {
     let counts = model.parameter_counts();
     let (height, width) = store.window();
@@ -209,10 +216,26 @@ fn banner(
             false => format!("stop    after {} epochs", settings.epochs),
         },
     ];
-    if !loaded.without_effect.is_empty() {
+    // A run's own configuration has every key.
+    if !loaded.without_effect.is_empty() && !resumed {
         lines.push(format!("note    without effect here: {}", loaded.without_effect.join(", ")));
     }
     lines
+}
+
+/// Writes the samples of a batch as pictures of prediction, truth and last frame.
+fn draw_preview(folder: &Path, epoch: u64, batch: &Batch, logits: &[f32], height: usize, width: usize) -> Result<()> {
+    let Inputs { grid, history, frames, .. } = &batch.inputs;
+    let words = grid.patches() * grid.words();
+    let mask = |bits: &[u64]| crop(*grid, height, width, grid.unpack(bits).into_iter());
+    for (b, z) in logits.chunks_exact(grid.pixels()).enumerate() {
+        let probability = crop(*grid, height, width, z.iter().map(|z| 1.0 / (1.0 + (-z).exp())));
+        let last = mask(&frames[((b + 1) * history - 1) * words..][..words]);
+        let truth = mask(&batch.target.bits[b * words..][..words]);
+        let picture = triptych(&probability, Some(&truth), &last, height, width, None);
+        write_picture(&folder.join(format!("epoch_{:03}_{b}.png", epoch + 1)), &picture)?;
+    }
+    Ok(())
 }
 
 /// A loss in words.

@@ -122,8 +122,8 @@ section! {
         sequence_length: Option<u64> = None => rule::at_least(0).or_null().without_effect();
         /// Only the first so many sequences, by number.
         max_sequences: Option<usize> = None => rule::whole(1, u32::MAX as u64).or_null();
-        /// Whether the weather's WD is where the wind comes from or where it goes to; the network learns either as it stands.
-        wind_direction: WindDirection = WindDirection::From => rule::choice(&["from", "to"]).without_effect();
+        /// Whether the weather's WD is where the wind comes from or where it goes to: turns the arrow in pictures of predictions; the network learns either as it stands.
+        wind_direction: WindDirection = WindDirection::From => rule::choice(&["from", "to"]);
         /// Flips and rotations of training samples: none or all eight of the square.
         augment: AugmentKind = AugmentKind::None => rule::choice(&["none", "d4"]);
         /// Static bands that hold an aspect in degrees clockwise from north, turned by d4 too.

@@ -83,7 +83,7 @@ impl Adam {
                     return Err(foreign(name));
                 }
                 let values = from.iter().map(|x| f64::from(*x));
-                *to = Tensor::from_host(parameters.device(), to.dtype(), &to.shape().to_vec(), values);
+                *to = Tensor::from_host(parameters.device(), to.dtype(), to.shape(), values);
             }
         }
         self.updates = updates;

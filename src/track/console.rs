@@ -15,31 +15,18 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console; a quiet one shows no progress and no lines but [`Console::important`] ones.
+    /// A console; a quiet one shows nothing.
     pub fn new(quiet: bool) -> Self {
         Self { quiet, bar: None, last_plain: Instant::now() }
     }
 
     /// A line.
     pub fn line(&self, text: &str) {
-        if !self.quiet {
-            self.important(text);
+        if self.quiet {
+            return;
         }
-    }
-
-    /// A line that is shown even by a quiet console.
-    pub fn important(&self, text: &str) {
         // A reader that went away, as in `... | head`, is no reason to stop training.
         let print = || drop(writeln!(std::io::stdout(), "{text}"));
-        match &self.bar {
-            Some(bar) => bar.suspend(print),
-            None => print(),
-        }
-    }
-
-    /// A warning, on standard error.
-    pub fn warn(&self, text: &str) {
-        let print = || drop(writeln!(std::io::stderr(), "warning: {text}"));
         match &self.bar {
             Some(bar) => bar.suspend(print),
             None => print(),

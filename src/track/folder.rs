@@ -85,10 +85,11 @@ impl RunFolder {
 }
 
 /// The name from a template such as `{config}-{model.loss.type}-{global.seed}`: each `{key}` is replaced by what `lookup`
-/// knows of it, and what cannot be in a folder's name becomes `-`.
+/// knows of it, one that it does not know by its own name (templates of other programs have keys of their own), and what
+/// cannot be in a folder's name becomes `-`.
 ///
 /// # Errors
-/// A key that `lookup` does not know, a brace without its partner.
+/// A brace without its partner.
 pub fn expand_name(template: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<String> {
     let wrong = |problem: String| {
         let remedy = "write keys of the configuration in braces, as in {config}-{model.loss.type}-{global.seed}";
@@ -99,7 +100,7 @@ pub fn expand_name(template: &str, lookup: impl Fn(&str) -> Option<String>) -> R
     while let Some((before, after)) = rest.split_once('{') {
         let (key, after) = after.split_once('}').ok_or_else(|| wrong(format!("{template:?} lacks a }}")))?;
         name += before;
-        name += &lookup(key).ok_or_else(|| wrong(format!("{{{key}}} is unknown")))?;
+        name += &lookup(key).unwrap_or_else(|| key.to_string());
         rest = after;
     }
     name += rest;
@@ -210,7 +211,7 @@ mod tests {
         };
         assert_eq!(expand_name("{config}-s{global.seed}", lookup).unwrap(), "quick-s42");
         assert_eq!(expand_name("a b/{config}", lookup).unwrap(), "a-b-quick");
-        assert!(expand_name("{date}", lookup).unwrap_err().to_string().contains("{date} is unknown"));
+        assert_eq!(expand_name("{config}_{date}", lookup).unwrap(), "quick_date");
         assert!(expand_name("{config", lookup).unwrap_err().to_string().contains("lacks a }"));
     }
 

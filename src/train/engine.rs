@@ -121,3 +121,88 @@ impl Learner for Engine {
         self.adam.restore(self.model.parameters(), updates, |name| moments.get(name).copied())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::checkpoint::State;
+    use crate::train::stopping::Stopping;
+
+    const ADAM: AdamSettings = AdamSettings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-4 };
+
+    fn settings() -> ModelSettings {
+        ModelSettings {
+            d_model: 8,
+            heads: 2,
+            layers: 1,
+            feedforward: 16,
+            dropout: 0.1,
+            head_dropout: 0.1,
+            patch: 8,
+            static_channels: 3,
+            use_wind: true,
+            use_static: true,
+            fire_embedding: crate::model::FireEmbedding::Pixels,
+            hidden_sizes: [4; 4],
+            decoder_width: 8,
+            base_channels: 4,
+            input_projection: false,
+            last_frame_skip: true,
+        }
+    }
+
+    fn checkpoint() -> Checkpoint {
+        let saved = Engine::new(&settings(), ADAM, &Device::cpu(), 7).unwrap().save().unwrap();
+        let state = State {
+            model: settings(),
+            data: Default::default(),
+            progress: Default::default(),
+            stopping: Stopping::default(),
+            history: vec![],
+            recipe: serde_json::Value::Null,
+            config: String::new(),
+        };
+        Checkpoint { state, weights: saved.weights, moments: saved.moments }
+    }
+
+    #[test]
+    fn an_engine_takes_back_what_it_saved() {
+        let path = Path::new("last.safetensors");
+        let checkpoint = checkpoint();
+        let mut other = Engine::new(&settings(), ADAM, &Device::cpu(), 8).unwrap();
+        assert_ne!(other.save().unwrap().weights, checkpoint.weights);
+        other.restore(&checkpoint, path).unwrap();
+        assert_eq!(other.save().unwrap().weights, checkpoint.weights);
+        assert_eq!(other.save().unwrap().moments, checkpoint.moments);
+        assert!(load_model(&checkpoint, &Device::cpu(), path).is_ok());
+    }
+
+    #[test]
+    fn settings_that_the_file_does_not_fill_allocate_nothing() {
+        let huge = 1 << 40;
+        let changes: [fn(&mut ModelSettings, usize); 6] = [
+            |s, n| (s.d_model, s.heads) = (n, 1),
+            |s, n| s.layers = n,
+            |s, n| s.feedforward = n,
+            |s, n| s.hidden_sizes[3] = n,
+            |s, n| s.decoder_width = n,
+            |s, n| s.base_channels = n,
+        ];
+        for (i, change) in changes.into_iter().enumerate() {
+            for n in [huge, usize::MAX, 4096] {
+                let mut checkpoint = checkpoint();
+                change(&mut checkpoint.state.model, n);
+                let error = load_model(&checkpoint, &Device::cpu(), Path::new("last.safetensors")).err();
+                let text = error.expect("an error").to_string();
+                let expected =
+                    if n == 4096 { "its own model settings call for" } else { "the largest possible is 65536" };
+                assert!(text.contains(expected), "{i}: {text}");
+            }
+        }
+        let mut wider = checkpoint();
+        wider.weights.insert("extra".into(), HostTensor { shape: vec![1 << 20], values: vec![0.0; 1 << 20] });
+        wider.state.model.feedforward = 32;
+        let text = load_model(&wider, &Device::cpu(), Path::new("a")).err().expect("an error").to_string();
+        assert!(text.contains("linear1") && text.contains("the model needs [32, 8]"), "{text}");
+    }
+}

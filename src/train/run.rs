@@ -191,13 +191,23 @@ struct Training<'a, S, L> {
     history: Vec<Metrics>,
     /// The best weights, where they are not written to the disk.
     best: Option<Saved>,
+    /// The samples of the last step.
+    samples: Vec<SampleId>,
 }
 
 impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
     fn begin(task: &'a Task<'a, S>, learner: &'a mut L, observer: &'a mut dyn Observer, resume: bool) -> Result<Self> {
         let progress = Progress { seed: task.settings.recipe.seed, ..Progress::default() };
-        let mut run =
-            Self { task, learner, observer, progress, stopping: Stopping::default(), history: vec![], best: None };
+        let mut run = Self {
+            task,
+            learner,
+            observer,
+            progress,
+            stopping: Stopping::default(),
+            history: vec![],
+            best: None,
+            samples: vec![],
+        };
         let last = task.checkpoint_dir.join(LAST);
         if resume && last.exists() {
             let checkpoint = Checkpoint::read(&last)?;
@@ -241,10 +251,11 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
         let Progress { seed, step, epoch, .. } = self.progress;
         let batch = assemble(self.task.source, samples, recipe.max_seq_len, &recipe.augment, (seed, epoch))?;
         let report = self.learner.train_step(&batch, &recipe.loss, &recipe.thresholds, DropoutKey { seed, step })?;
-        self.check_finite("the loss", report.loss, samples)?;
+        self.samples = samples.to_vec();
+        self.check_finite("the loss", report.loss)?;
         let frozen: &[Group] = if epoch < recipe.frozen_epochs { &[Group::Spatial] } else { &[] };
         let norm = self.learner.gradient_norm(frozen);
-        self.check_finite("the gradient's norm", norm, samples)?;
+        self.check_finite("the gradient's norm", norm)?;
         if let Some(limit) = recipe.grad_clip.filter(|limit| norm > *limit) {
             self.learner.scale_gradients(limit / norm);
         }
@@ -382,31 +393,33 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
         if !self.task.settings.save_checkpoints {
             return Ok(());
         }
+        let saved = self.learner.save()?;
+        // A step can leave weights that are not finite before any loss shows it: they must not replace good ones.
+        if let Some((tensor, _)) = saved.weights.iter().find(|(_, t)| t.values.iter().any(|v| !v.is_finite())) {
+            return Err(self.diverged(self.progress.step, format!("it left {tensor} with values that are not finite")));
+        }
         self.observer.sync()?;
         let path = self.task.checkpoint_dir.join(name);
-        let checkpoint = self.checkpoint(self.learner.save()?);
-        checkpoint.write(&path)?;
+        self.checkpoint(saved).write(&path)?;
         self.observer.checkpoint(&path, &self.progress)
     }
 
-    fn check_finite(&self, what: &str, value: f64, samples: &[SampleId]) -> Result<()> {
-        if value.is_finite() {
-            return Ok(());
+    fn check_finite(&self, what: &str, value: f64) -> Result<()> {
+        match value.is_finite() {
+            true => Ok(()),
+            false => Err(self.diverged(self.progress.step + 1, format!("{what} is {value}"))),
         }
+    }
+
+    /// The error of a step (from 1) after which training makes no sense.
+    fn diverged(&self, step: u64, problem: String) -> Error {
         let last = self.task.checkpoint_dir.join(LAST);
-        let remedy = "lower the learning rates or set train.grad_clip, and look at these samples";
-        let kept = if last.exists() {
-            format!("{remedy}; the last good checkpoint is {}", last.display())
-        } else {
-            remedy.into()
-        };
-        let Progress { step, epoch, .. } = self.progress;
-        let samples = describe(self.task.source, samples);
-        Err(Error::failed(
-            format_args!("step {} of epoch {epoch}", step + 1),
-            format_args!("{what} is {value} on the samples {samples}"),
-            kept,
-        ))
+        let mut remedy = "lower the learning rates or set train.grad_clip, and look at these samples".to_string();
+        if last.exists() {
+            remedy += &format!("; the last good checkpoint is {}", last.display());
+        }
+        let samples = describe(self.task.source, &self.samples);
+        Error::failed(format_args!("step {step}"), format_args!("{problem}; its samples: {samples}"), remedy)
     }
 }
 

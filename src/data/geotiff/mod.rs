@@ -1,5 +1,6 @@
 //! GeoTIFF: reading float32 bands by window, and writing them.
 
+mod names;
 mod read;
 mod write;
 

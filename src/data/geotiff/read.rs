@@ -1,6 +1,7 @@
 //! Reading: tags at once, pixels chunk by chunk (a chunk is a strip or a tile) through a bounded cache, so that a
 //! landscape larger than memory can be read window by window.
 
+use super::names::band_names;
 use super::{Georeference, tag};
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
@@ -264,8 +265,10 @@ impl GeoTiff {
                 for y in y0.max(top)..y1.min(top + ch) {
                     let to = &mut out[(y - y0) * (x1 - x0) + columns.start - x0..][..columns.len()];
                     let from = &chunk[((y - top) * chunk_width + columns.start - left) * stride + sample..];
-                    for (to, from) in to.iter_mut().zip(from.iter().step_by(stride)) {
-                        *to = *from;
+                    if stride == 1 {
+                        to.copy_from_slice(&from[..to.len()]);
+                    } else {
+                        to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
                     }
                 }
             }
@@ -335,74 +338,9 @@ fn describe(error: &TiffError) -> String {
     }
 }
 
-/// Band names from GDAL's XML: `<Item name="DESCRIPTION" sample="0" ...>elevation</Item>`.
-fn band_names(xml: &str, bands: usize) -> Vec<String> {
-    let mut names: Vec<String> = (1..=bands).map(|i| format!("band_{i}")).collect();
-    for item in xml.split("<Item").skip(1) {
-        let Some((attributes, rest)) = item.split_once('>') else { continue };
-        let text = unescape(rest.split("</Item").next().unwrap_or_default());
-        if attribute(attributes, "name") != Some("DESCRIPTION") || text.trim().is_empty() {
-            continue;
-        }
-        let sample = attribute(attributes, "sample").and_then(|s| s.parse::<usize>().ok());
-        if let Some(name) = sample.and_then(|s| names.get_mut(s)) {
-            *name = text.trim().to_string();
-        }
-    }
-    names
-}
-
-/// The value of `key="value"` among an element's attributes.
-fn attribute<'a>(attributes: &'a str, key: &str) -> Option<&'a str> {
-    let mut rest = attributes;
-    while let Some((name, after)) = rest.split_once('=') {
-        let quote = after.chars().find(|c| !c.is_whitespace()).filter(|c| matches!(c, '"' | '\''))?;
-        let (_, value) = after.split_once(quote)?;
-        let (value, after) = value.split_once(quote)?;
-        if name.trim() == key {
-            return Some(value);
-        }
-        rest = after;
-    }
-    None
-}
-
-/// Resolves XML's entities and numbered characters; what is none of them stays as it is.
-fn unescape(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('&') {
-        out += before;
-        let entity = after.split_once(';').and_then(|(entity, after)| {
-            let character = match entity {
-                "lt" => '<',
-                "gt" => '>',
-                "quot" => '"',
-                "apos" => '\'',
-                "amp" => '&',
-                number => char::from_u32(number.strip_prefix('#')?.parse().ok()?)?,
-            };
-            Some((character, after))
-        });
-        let (character, after) = entity.unwrap_or(('&', after));
-        out.push(character);
-        rest = after;
-    }
-    out + rest
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_come_from_gdal_metadata() {
-        let xml = "<GDALMetadata>\n  <Item name=\"AREA\">1</Item>\n  <Item name=\"DESCRIPTION\" sample=\"1\" \
-                   role=\"description\">canopy &lt;bulk&gt; &amp;lt; &#233;</Item>\n  <Item sample='0' name='DESCRIPTION'>fuel</Item>\
-                   <Item name=\"DESCRIPTION\" sample=\"9\">beyond</Item></GDALMetadata>";
-        assert_eq!(band_names(xml, 3), ["fuel", "canopy <bulk> &lt; é", "band_3"]);
-        assert_eq!(band_names("<Item name=DESCRIPTION", 1), ["band_1"]);
-    }
 
     #[test]
     fn the_cache_stays_within_its_bounds() {

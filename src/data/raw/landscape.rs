@@ -83,19 +83,27 @@ impl Landscape {
         let (height, width) = (window[1] - window[0], window[3] - window[2]);
         let (bands, side) = (scales.len(), grid.patch);
         let mut tokens = vec![0.0; grid.patches() * bands];
+        // Of each patch: the sum of its pixels, and how many there are; pixels of zero padding add nothing to either.
+        let mut sums = vec![(0.0f64, 0usize); grid.patches()];
         for (band, scale) in scales.iter().enumerate() {
             let values = self.band(band, window)?;
-            let scaled = |y: usize, x: usize| {
-                if pad != PadMode::Edge && (y >= height || x >= width) {
-                    return 0.0;
+            sums.fill((0.0, 0));
+            for y in 0..if pad == PadMode::Edge { grid.height() } else { height } {
+                let row = &values[y.min(height - 1) * width..][..width];
+                let line = &mut sums[y / side * grid.cols..][..grid.cols];
+                for ((sum, count), pixels) in line.iter_mut().zip(row.chunks(side)) {
+                    *sum += pixels.iter().map(|&v| f64::from(v)).sum::<f64>();
+                    *count += pixels.len();
+                    if pad == PadMode::Edge && pixels.len() < side {
+                        let repeated = side - pixels.len();
+                        *sum += f64::from(row[width - 1]) * repeated as f64;
+                        *count += repeated;
+                    }
                 }
-                let value = values[y.min(height - 1) * width + x.min(width - 1)];
-                (f64::from(value) - scale.subtract) / scale.divide
-            };
-            for (n, token) in tokens.chunks_exact_mut(bands).enumerate() {
-                let (top, left) = (n / grid.cols * side, n % grid.cols * side);
-                let sum: f64 = (0..side * side).map(|i| scaled(top + i / side, left + i % side)).sum();
-                token[band] = (sum / (side * side) as f64) as f32;
+            }
+            for (token, (sum, count)) in tokens.chunks_exact_mut(bands).zip(&sums) {
+                let scaled = (sum - *count as f64 * scale.subtract) / scale.divide;
+                token[band] = (scaled / (side * side) as f64) as f32;
             }
         }
         Ok(tokens)

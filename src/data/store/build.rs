@@ -2,6 +2,7 @@
 //! in `<store>.journal`. A killed build goes on from there; a complete one is synced and takes the store's place.
 
 use super::format::{Description, FORMAT, Layout, Sizes, Stored, VERSION, checksum, checksum_head, json};
+use super::journal::{Done, Output, parse_journal};
 use super::{BuildSummary, Store, StoreSettings, source, with_suffix};
 use crate::data::raw::{BandScale, DataSet, Landscape, image};
 use crate::patch::Grid;
@@ -10,7 +11,7 @@ use indicatif::ProgressBar;
 use rayon::prelude::*;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -97,38 +98,6 @@ struct Job<'a> {
     progress: &'a ProgressBar,
     /// Set once a part has failed, so that the others stop.
     cancelled: AtomicBool,
-}
-
-/// A finished sequence, as the journal notes it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Done {
-    frames: u64,
-    isochrones: u64,
-    /// Digest of the source files.
-    source: u64,
-}
-
-/// The partial file and its journal.
-struct Output {
-    path: PathBuf,
-    file: Mutex<File>,
-    journal: Mutex<File>,
-}
-
-impl Output {
-    fn write(&self, offset: usize, bytes: &[u8]) -> Result<()> {
-        let mut file = self.file.lock().unwrap_or_else(|e| e.into_inner());
-        let written = file.seek(SeekFrom::Start(offset as u64)).and_then(|_| file.write_all(bytes));
-        written.map_err(|e| Error::io(&self.path, "cannot write", &e))
-    }
-
-    fn note(&self, index: usize, done: Done) -> Result<()> {
-        let Done { frames, isochrones, source } = done;
-        let line = format!("{index} {frames:016x} {isochrones:016x} {source:016x}");
-        let line = format!("{line} {:016x}\n", xxh3_64(line.as_bytes()));
-        let mut journal = self.journal.lock().unwrap_or_else(|e| e.into_inner());
-        journal.write_all(line.as_bytes()).map_err(|e| Error::io(&self.path, "cannot note progress of", &e))
-    }
 }
 
 impl Job<'_> {
@@ -366,47 +335,5 @@ impl Job<'_> {
 
     fn stopped(&self) -> Error {
         Error::failed(self.data.landscape().display(), "stopped", "see the other error")
-    }
-}
-
-/// The finished sequences of a journal; a line that was cut or altered ends it.
-fn parse_journal(lines: &str, sequences: usize) -> Vec<Option<Done>> {
-    let mut done = vec![None; sequences];
-    let parse = |line: &str| {
-        let (note, check) = line.rsplit_once(' ')?;
-        let hex = |text: &str| u64::from_str_radix(text, 16).ok();
-        if hex(check)? != xxh3_64(note.as_bytes()) {
-            return None;
-        }
-        let fields: Vec<&str> = note.split(' ').collect();
-        let [index, frames, isochrones, source] = fields[..] else { return None };
-        let done = Done { frames: hex(frames)?, isochrones: hex(isochrones)?, source: hex(source)? };
-        Some((index.parse::<usize>().ok()?, done))
-    };
-    for line in lines.lines().skip(1) {
-        let Some((index, note)) = parse(line) else { break };
-        if let Some(slot) = done.get_mut(index) {
-            *slot = Some(note);
-        }
-    }
-    done
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cut_journal_counts_up_to_the_cut() {
-        let line = |index: usize| {
-            let line = format!("{index} {:016x} {:016x} {:016x}", 1, 2, 3);
-            format!("{line} {:016x}\n", xxh3_64(line.as_bytes()))
-        };
-        let text = format!("\n{}{}{}", line(2), line(0), line(1));
-        let done = Some(Done { frames: 1, isochrones: 2, source: 3 });
-        assert_eq!(parse_journal(&text, 3), [done, done, done]);
-        assert_eq!(parse_journal(&text[..text.len() - 2], 3), [done, None, done]);
-        assert_eq!(parse_journal(&text.replace("\n0 ", "\n1 "), 3), [None, None, done]);
-        assert_eq!(parse_journal(&text, 2), [done, done], "a sequence that is not there");
     }
 }

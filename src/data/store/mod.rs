@@ -2,6 +2,7 @@
 
 mod build;
 mod format;
+mod journal;
 mod source;
 
 use crate::data::raw::{BandScale, Encoding, PadMode, image};

@@ -35,28 +35,26 @@ pub fn apply_from<E: Real>(layer: &Dropout, data: &mut [E], first: usize) {
 #[inline(always)]
 fn draw(layer: &Dropout, group: u32) -> [u32; GROUP] {
     const LANES: usize = 16;
-    let mut c: [[u32; LANES]; 4] = [[0; LANES]; 4];
-    for lane in 0..LANES {
-        c[0][lane] = group.wrapping_mul(LANES as u32) + lane as u32;
-        c[1][lane] = layer.site;
-        c[2][lane] = layer.key.step as u32;
-        c[3][lane] = (layer.key.step >> 32) as u32;
-    }
+    let first = group.wrapping_mul(LANES as u32);
+    let mut c0: [u32; LANES] = std::array::from_fn(|lane| first.wrapping_add(lane as u32));
+    let mut c1 = [layer.site; LANES];
+    let mut c2 = [layer.key.step as u32; LANES];
+    let mut c3 = [(layer.key.step >> 32) as u32; LANES];
     let mut key = [layer.key.seed as u32, (layer.key.seed >> 32) as u32];
     for _ in 0..10 {
-        for lane in 0..LANES {
-            let p0 = u64::from(c[0][lane]) * 0xD251_1F53;
-            let p1 = u64::from(c[2][lane]) * 0xCD9E_8D57;
-            c[0][lane] = (p1 >> 32) as u32 ^ c[1][lane] ^ key[0];
-            c[2][lane] = (p0 >> 32) as u32 ^ c[3][lane] ^ key[1];
-            c[1][lane] = p1 as u32;
-            c[3][lane] = p0 as u32;
+        for (((c0, c1), c2), c3) in c0.iter_mut().zip(&mut c1).zip(&mut c2).zip(&mut c3) {
+            let p0 = u64::from(*c0) * 0xD251_1F53;
+            let p1 = u64::from(*c2) * 0xCD9E_8D57;
+            *c0 = (p1 >> 32) as u32 ^ *c1 ^ key[0];
+            *c2 = (p0 >> 32) as u32 ^ *c3 ^ key[1];
+            *c1 = p1 as u32;
+            *c3 = p0 as u32;
         }
         key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
     }
     let mut words = [0; GROUP];
-    for (to, from) in words.chunks_exact_mut(LANES).zip(&c) {
-        to.copy_from_slice(from);
+    for (to, from) in words.chunks_exact_mut(LANES).zip([c0, c1, c2, c3]) {
+        to.copy_from_slice(&from);
     }
     words
 }

@@ -23,7 +23,7 @@ fn lane_sum<E: Real>(a: &[E], b: &[E], f: impl Fn(E, E) -> E) -> E {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            lanes[i] = lanes[i] + lanes[i + width];
+            lanes[i] += lanes[i + width];
         }
         width /= 2;
     }

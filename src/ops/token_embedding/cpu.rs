@@ -36,7 +36,7 @@ pub struct Gradients<E: Real> {
 pub fn positions<E: Real>(steps: usize, d: usize) -> Vec<E> {
     let value = |p: usize, i: usize| {
         let angle = p as f64 * (-(10000f64.ln()) * (i / 2 * 2) as f64 / d as f64).exp();
-        if i % 2 == 0 { angle.sin() } else { angle.cos() }
+        if i.is_multiple_of(2) { angle.sin() } else { angle.cos() }
     };
     (0..steps).flat_map(|p| (0..d).map(move |i| E::of(value(p, i)))).collect()
 }

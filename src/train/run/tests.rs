@@ -76,6 +76,7 @@ struct Toy {
     steps: u64,
     bad_loss_at: Option<u64>,
     bad_gradient_at: Option<u64>,
+    bad_weights_at: Option<u64>,
     f1: Vec<u64>,
     validated: Cell<u64>,
     frozen_steps: u64,
@@ -91,6 +92,7 @@ impl Toy {
             steps: 0,
             bad_loss_at: None,
             bad_gradient_at: None,
+            bad_weights_at: None,
             f1: vec![],
             validated: Cell::new(0),
             frozen_steps: 0,
@@ -145,6 +147,9 @@ impl Learner for Toy {
             self.largest_gradient = self.largest_gradient.max(self.gradient[i].abs());
             self.moments[i] = 0.9 * self.moments[i] + self.gradient[i];
             self.weights[i] -= rates.temporal as f32 * self.moments[i];
+        }
+        if self.bad_weights_at == Some(self.steps) {
+            self.weights[3] = f32::INFINITY;
         }
         Ok(())
     }
@@ -365,7 +370,7 @@ fn a_loss_that_is_no_number_names_step_and_samples_and_keeps_the_last_checkpoint
     let mut toy = Toy { bad_loss_at: Some(7), ..Toy::new() };
     let error = train(folder.path(), &settings(), &mut toy, &mut Lines::default(), false).unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("step 8 of epoch 1: the loss is NaN on the samples sequence_00"), "{text}");
+    assert!(text.contains("step 8: the loss is NaN; its samples: sequence_00"), "{text}");
     assert!(text.contains("the last good checkpoint is"), "{text}");
     assert_eq!(error.exit_code(), 1);
     assert_eq!(Checkpoint::read(&folder.path().join(LAST)).unwrap().state.progress.step, 6);
@@ -374,8 +379,15 @@ fn a_loss_that_is_no_number_names_step_and_samples_and_keeps_the_last_checkpoint
     let folder = tempfile::tempdir().unwrap();
     let mut toy = Toy { bad_gradient_at: Some(1), ..Toy::new() };
     let text = train(folder.path(), &settings(), &mut toy, &mut Lines::default(), false).unwrap_err().to_string();
-    assert!(text.contains("step 2 of epoch 0: the gradient's norm is NaN") && !text.contains("last good"), "{text}");
+    assert!(text.contains("step 2: the gradient's norm is NaN") && !text.contains("last good"), "{text}");
     assert!(toy.weights.iter().all(|w| w.is_finite()));
+
+    // Weights that overflow do not replace the last checkpoint.
+    let folder = tempfile::tempdir().unwrap();
+    let mut toy = Toy { bad_weights_at: Some(4), ..Toy::new() };
+    let text = train(folder.path(), &settings(), &mut toy, &mut Lines::default(), false).unwrap_err().to_string();
+    assert!(text.contains("step 4: it left w with values that are not finite; its samples: sequence_00"), "{text}");
+    assert_eq!(Checkpoint::read(&folder.path().join(LAST)).unwrap().state.progress.step, 2);
 }
 
 #[test]
