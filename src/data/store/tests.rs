@@ -108,7 +108,7 @@ fn sizes_that_no_byte_stands_behind() {
     refused(|s| s.windows[1] = [0, 24, 0, 16], "its windows do not fit");
     refused(
         |s| {
-            s.windows = vec![[0, u64::MAX & !7, 0, 0]; 2];
+            s.windows = vec![[0, !7, 0, 0]; 2];
             s.sizes.patches = 0;
         },
         "its windows",
