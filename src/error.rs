@@ -53,6 +53,12 @@ impl Error {
         Self::failed(path.as_ref().display(), format_args!("{action}: {source}"), remedy)
     }
 
+    /// The same about something within `file`: a failure of the work, whatever it was before.
+    pub fn within(self, file: impl fmt::Display) -> Self {
+        let Self { subject, problem, remedy, .. } = self;
+        Self::failed(file, format_args!("{subject}: {problem}"), remedy)
+    }
+
     /// What kind of failure it was.
     pub fn kind(&self) -> Kind {
         self.kind

@@ -266,6 +266,24 @@ fn experiments_train_all_and_report_the_one_that_fails() {
 }
 
 #[test]
+fn numbers_out_of_range_are_bad_usage() {
+    let most = u64::MAX;
+    for (arguments, part) in [
+        (format!("predict --checkpoint a --data b --out c --frame {most}"), "is no frame"),
+        (format!("synth --out fires --size {most}"), "give 16 to 4096"),
+        (format!("synth --out fires --sequences {most}"), "give 1 to 100000"),
+        (format!("synth --out fires --landscape {most}x{most}"), "--landscape"),
+        ("synth --out fires --jobs 100000".into(), "--jobs"),
+        (format!("train --epochs {most}"), "train.epochs"),
+    ] {
+        let output = Command::cargo_bin("emberformer").unwrap().args(arguments.split(' ')).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && text.contains(part), "`{arguments}` says {text}");
+        assert!(!text.contains("panicked"), "{text}");
+    }
+}
+
+#[test]
 fn every_command_has_an_example() {
     for command in ["train", "experiments", "compare", "evaluate", "inspect", "predict"] {
         let mut help = Command::cargo_bin("emberformer").unwrap();

@@ -200,6 +200,8 @@ fn weather_that_is_wrong() {
     spoilt(file("speed,WD\n1,2\n"), &["no column WS"]);
     spoilt(file("WS,WD\n1,2\nNaN,3\n"), &["w1.csv: line 3: WS is \"NaN\", not a finite number"]);
     spoilt(file("WS,WD\n1,2\n3,inf\n"), &["line 3: WD is \"inf\""]);
+    // Numbers whose range is no number any more.
+    spoilt(file("WS,WD\n-3e38,2\n3e38,3\n3,3\n"), &["line 2: WS is \"-3e38\", impossibly large"]);
     spoilt(file("WS,WD\n1,\n"), &["line 2: WD is \"\""]);
     spoilt(file("WS,WD\n1,2\n3\n"), &["w1.csv: not CSV"]);
     let history = |text: &'static str| move |f: &Fixture| f.write("landscape/WeatherHistory.csv", text);

@@ -63,7 +63,7 @@ impl std::str::FromStr for Wanted {
             "last" => Ok(Self::Last),
             "next" => Ok(Self::Next),
             _ => match text.parse() {
-                Ok(n) if n > 0 => Ok(Self::Number(n)),
+                Ok(n @ 1..=u32::MAX) => Ok(Self::Number(n as usize)),
                 _ => Err(format!("`{text}` is no frame: give a number from 1, all, last or next")),
             },
         }

@@ -29,8 +29,8 @@ pub struct Args {
     #[arg(long, value_name = "S", default_value_t = SynthSettings::default().seed)]
     seed: u64,
     /// Threads [default: one a core]
-    #[arg(long, value_name = "N")]
-    jobs: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
 }
 
 fn parse_pair(text: &str) -> std::result::Result<[usize; 2], String> {
@@ -46,7 +46,7 @@ pub fn run(args: Args) -> Result<()> {
     let style = ProgressStyle::with_template("{msg:14} {bar:40} {pos}/{len} fires, {elapsed}, {eta} left");
     let progress =
         ProgressBar::new(sequences as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let threads = jobs.unwrap_or(0);
+    let threads = jobs.map_or(0, usize::from); // 0: one a core
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()

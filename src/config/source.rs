@@ -3,8 +3,9 @@
 use super::rule::Rule;
 use super::sections::{Key, keys};
 use crate::{Error, Result};
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, EnumAccess, IgnoredAny, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde_yaml::{Mapping, Value};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
@@ -44,9 +45,9 @@ impl<'a> Source<'a> {
         let rules = keys().into_iter().map(|Key { path, rule, .. }| (path, rule)).collect();
         let mut source = Self { origin, text, tree: Mapping::new(), sets: Vec::new(), rules };
         let refuse = |problem: String, remedy: &str| Err(Error::usage(origin, problem, remedy));
-        let mut value: Value = match serde_yaml::from_str(text) {
+        let mut value = match parse(text) {
             Ok(value) => value,
-            Err(e) => return refuse(format!("is no valid YAML: {e}"), "correct the line"),
+            Err(problem) => return refuse(problem, "correct the line"),
         };
         if let Err(e) = value.apply_merge() {
             return refuse(format!("has a merge that cannot be applied: {e}"), "merge sections with sections");
@@ -66,8 +67,8 @@ impl<'a> Source<'a> {
                 return Err(Error::usage(place, "has no =", "write --set key.path=value, as --set train.epochs=5"));
             };
             let path = path.trim();
-            let value: Value = serde_yaml::from_str(text)
-                .map_err(|e| Error::usage(&place, format_args!("the value is no valid YAML: {e}"), "quote it"))?;
+            let value =
+                parse(text).map_err(|problem| Error::usage(&place, format_args!("the value {problem}"), "quote it"))?;
             // First, so that errors about the value name this override.
             self.sets.push((path.to_owned(), text.to_owned()));
             if path.is_empty() || !self.is_known(path) {
@@ -177,10 +178,12 @@ impl<'a> Source<'a> {
     fn unknown(&self, path: &str) -> Error {
         // Also right for a key below a key, as train.lr.x: the override or line that holds it is that of its parent.
         let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
+        // The comparison takes time and memory by the product of the lengths: of a name longer than any its start will do.
+        let start = cut(path);
         let likeness = |known: &str| {
-            let whole = strsim::normalized_damerau_levenshtein(path, known);
+            let whole = strsim::normalized_damerau_levenshtein(&start, known);
             // The right key in the wrong section.
-            let moved = 0.9 * strsim::normalized_damerau_levenshtein(&last(path), &last(known));
+            let moved = 0.9 * strsim::normalized_damerau_levenshtein(&last(&start), &last(known));
             whole.max(moved)
         };
         let sections = self.rules.keys().flat_map(|key| key.match_indices('.').map(|(i, _)| &key[..i]));
@@ -191,6 +194,84 @@ impl<'a> Source<'a> {
             format_args!("unknown key {}", cut(path)),
             format_args!("the nearest known key is {}; `emberformer config` shows all", nearest.unwrap_or_default()),
         )
+    }
+}
+
+/// Values of a configuration at most, each counted as often as aliases repeat it.
+const MOST_VALUES: usize = 100_000;
+
+/// YAML as a value, or what is wrong with it. Aliases of aliases of aliases would make a short text fill the memory, so
+/// its values are counted first, without keeping them.
+fn parse(text: &str) -> std::result::Result<Value, String> {
+    let counted = Cell::new(0);
+    let count = Count(&counted).deserialize(serde_yaml::Deserializer::from_str(text));
+    if counted.get() > MOST_VALUES {
+        return Err(format!("holds more than {MOST_VALUES} values, its aliases followed"));
+    }
+    count.and_then(|()| serde_yaml::from_str(text)).map_err(|e| format!("is no valid YAML: {e}"))
+}
+
+/// Takes what [`Value`] takes, counts it, and fails after [`MOST_VALUES`].
+struct Count<'a>(&'a Cell<usize>);
+
+impl Count<'_> {
+    fn one<E: serde::de::Error>(&self) -> std::result::Result<(), E> {
+        self.0.set(self.0.get() + 1);
+        if self.0.get() > MOST_VALUES { Err(E::custom("too many values")) } else { Ok(()) }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Count<'_> {
+    type Value = ();
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> std::result::Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Count<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any YAML value")
+    }
+    fn visit_bool<E: serde::de::Error>(self, _: bool) -> std::result::Result<(), E> {
+        self.one()
+    }
+    fn visit_i64<E: serde::de::Error>(self, _: i64) -> std::result::Result<(), E> {
+        self.one()
+    }
+    fn visit_u64<E: serde::de::Error>(self, _: u64) -> std::result::Result<(), E> {
+        self.one()
+    }
+    fn visit_f64<E: serde::de::Error>(self, _: f64) -> std::result::Result<(), E> {
+        self.one()
+    }
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> std::result::Result<(), E> {
+        self.one()
+    }
+    fn visit_unit<E: serde::de::Error>(self) -> std::result::Result<(), E> {
+        self.one()
+    }
+    fn visit_none<E: serde::de::Error>(self) -> std::result::Result<(), E> {
+        self.one()
+    }
+    fn visit_some<D: serde::Deserializer<'de>>(self, deserializer: D) -> std::result::Result<(), D::Error> {
+        self.deserialize(deserializer)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> std::result::Result<(), A::Error> {
+        self.one()?;
+        while items.next_element_seed(Count(self.0))?.is_some() {}
+        Ok(())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+        self.one()?;
+        while map.next_key_seed(Count(self.0))?.is_some() {
+            map.next_value_seed(Count(self.0))?;
+        }
+        Ok(())
+    }
+    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> std::result::Result<(), A::Error> {
+        let (_, value) = tagged.variant::<IgnoredAny>()?;
+        value.newtype_variant_seed(self)
     }
 }
 

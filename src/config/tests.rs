@@ -355,6 +355,31 @@ fn the_readmes_rows_are_those_of_the_reference() {
     }
 }
 
+#[test]
+fn short_texts_that_stand_for_much_are_refused_at_once() {
+    let began = std::time::Instant::now();
+    let many = |what: &str, n: usize| vec![what; n].join(", ");
+    // 20,000 times 20,000 values in 160 kB.
+    let square = format!("wandb:\n  tags: &a [{}]\n  notes: [{}]\n", many("x", 20_000), many("*a", 20_000));
+    let levels: String = (1..30).map(|i| format!("  k{i}: &k{i} [{}]\n", many(&format!("*k{}", i - 1), 10))).collect();
+    let tower = format!("wandb:\n  k0: &k0 [x]\n{levels}");
+    let hidden = format!("a: !tag [1]\n{square}");
+    for text in [square, hidden] {
+        let text = failure(&text, &[]);
+        assert!(text.contains("fire.yaml: holds more than 100000 values, its aliases followed"), "{text}");
+        assert!(text.len() < 500);
+    }
+    assert!(failure(&tower, &[]).contains("repetition limit exceeded"), "the parser itself counts aliases");
+    let text = failure("", &[&format!("wandb.tags=[&a [{}], {}]", many("x", 2_000), many("*a", 2_000))]);
+    assert!(text.contains("the value holds more than"), "{}", &text[text.len() - 200..]);
+    let text = failure(&format!("train:\n  ? {}\n  : 1\n", "epochs".repeat(100_000)), &[]);
+    assert!(text.contains("unknown key train.epochsepochs") && text.contains("the nearest known key is"), "{text}");
+    for deep in ["[", "{a: ", "- ", "? "] {
+        failure(&deep.repeat(50_000), &[]);
+    }
+    assert!(began.elapsed().as_secs() < 20, "took {:?}", began.elapsed());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 

@@ -1,6 +1,7 @@
 //! How many parameters a network has, by formula: known before anything is allocated.
 
 use super::{FireEmbedding, ModelSettings};
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// Trainable parameters by part.
@@ -24,7 +25,23 @@ impl ParameterCounts {
 }
 
 impl ModelSettings {
-    /// Trainable parameters by part (SPEC §2); running statistics do not count.
+    /// Whether a file with `values` numbers can hold this network's weights. A file's settings are asked this before
+    /// anything of their size is allocated.
+    ///
+    /// # Errors
+    /// Settings that make no network, or a larger one; `file` names it.
+    pub fn check_fits(&self, values: u64, file: impl std::fmt::Display) -> Result<()> {
+        self.check().map_err(|e| e.within(&file))?;
+        let needed = self.parameter_counts().total();
+        if needed > values {
+            let problem = format!("holds {values} values, its own model settings call for {needed} parameters or more");
+            return Err(Error::failed(file, problem, "restore it from a copy, or make it again"));
+        }
+        Ok(())
+    }
+
+    /// Trainable parameters by part (SPEC §2) of settings that pass [`ModelSettings::check`]; running statistics do
+    /// not count.
     pub fn parameter_counts(&self) -> ParameterCounts {
         let [d, feedforward, statics, patch] =
             [self.d_model, self.feedforward, self.static_channels, self.patch].map(|n| n as u64);
@@ -115,6 +132,32 @@ mod tests {
         assert_eq!(projected.parameter_counts().total(), 1_210_050);
         let pixels = ModelSettings { fire_embedding: FireEmbedding::Pixels, last_frame_skip: true, ..seed() };
         assert_eq!(pixels.parameter_counts().total(), 1_076_899);
+    }
+
+    #[test]
+    fn the_largest_sizes_do_not_overflow_and_larger_ones_are_refused() {
+        let most = 1 << 16;
+        let largest = ModelSettings {
+            d_model: most,
+            layers: most,
+            feedforward: most,
+            patch: 16,
+            static_channels: most,
+            hidden_sizes: [most; 4],
+            decoder_width: most,
+            base_channels: most,
+            input_projection: true,
+            ..seed()
+        };
+        largest.check().unwrap();
+        assert!(largest.parameter_counts().total() > 1 << 50);
+        for size in [most + 1, usize::MAX] {
+            let text = ModelSettings { layers: size, ..seed() }.check_fits(9, "a file").unwrap_err().to_string();
+            assert!(text.starts_with("a file: ") && text.contains(&size.to_string()), "{text}");
+        }
+        let text = seed().check_fits(1_072_577, "a file").unwrap_err().to_string();
+        assert!(text.contains("call for 1072578 parameters"), "{text}");
+        seed().check_fits(1_072_578, "a file").unwrap();
     }
 
     #[test]

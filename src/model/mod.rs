@@ -292,8 +292,15 @@ impl EmberFormer {
     }
 }
 
+/// A size may not be larger: with more, counts of parameters would no longer fit in 64 bits.
+const LARGEST_SIZE: usize = 1 << 16;
+
 impl ModelSettings {
-    fn check(&self) -> Result<()> {
+    /// Whether they make a network. Nothing else here may be asked of settings that nobody has checked.
+    ///
+    /// # Errors
+    /// What is wrong with them, as bad usage; a file that they come from is for the caller to name.
+    pub fn check(&self) -> Result<()> {
         let complain = |what: String| Err(Error::usage("model", what, "change the model's settings"));
         if self.d_model == 0 || self.heads == 0 || !self.d_model.is_multiple_of(self.heads) {
             return complain(format!("{} heads do not divide a width of {}", self.heads, self.d_model));
@@ -307,6 +314,10 @@ impl ModelSettings {
         let sizes = [self.layers, self.feedforward, self.decoder_width, self.base_channels];
         if sizes.iter().chain(&self.hidden_sizes).any(|n| *n == 0) || (self.use_static && self.static_channels == 0) {
             return complain("a size is 0".into());
+        }
+        let counted = [self.d_model, self.static_channels];
+        if let Some(size) = sizes.iter().chain(&self.hidden_sizes).chain(&counted).find(|n| **n > LARGEST_SIZE) {
+            return complain(format!("a size of {size}, the largest possible is {LARGEST_SIZE}"));
         }
         match [self.dropout, self.head_dropout].iter().all(|p| (0.0..1.0).contains(p)) {
             true => Ok(()),

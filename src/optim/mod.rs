@@ -50,7 +50,9 @@ impl Schedule {
     pub fn factor(&self, step: u64, total_steps: u64) -> f64 {
         match *self {
             Self::Constant => 1.0,
-            Self::Cosine { warmup_steps, .. } if step < warmup_steps => (step + 1) as f64 / (warmup_steps + 1) as f64,
+            Self::Cosine { warmup_steps, .. } if step < warmup_steps => {
+                (step as f64 + 1.0) / (warmup_steps as f64 + 1.0)
+            }
             Self::Cosine { warmup_steps, min_factor } => {
                 let length = total_steps.saturating_sub(warmup_steps).max(1) as f64;
                 let progress = ((step - warmup_steps) as f64 / length).min(1.0);
@@ -72,5 +74,7 @@ mod tests {
         assert!((factors[14] - 0.55).abs() < 1e-12 && (factors[24] - 0.1).abs() < 1e-12, "{factors:?}");
         assert!(factors[4..].is_sorted_by(|a, b| a > b) && factors[..5].is_sorted());
         assert_eq!(schedule.factor(1000, 24), factors[24]);
+        let endless = Schedule::Cosine { warmup_steps: u64::MAX, min_factor: 0.1 };
+        assert!(endless.factor(0, 24) < 1e-18);
     }
 }

@@ -5,6 +5,7 @@
 //! Batch norms also get PyTorch's `num_batches_tracked`, so that without its `optimizer.` entries a file loads strictly
 //! into the PyTorch model. The checksum is the XXH3-128 of the state's text and of every tensor's name, shape and bytes.
 
+use crate::extent::Defect;
 use crate::model::ModelSettings;
 use crate::train::metrics::{Metrics, Totals};
 use crate::train::stopping::Stopping;
@@ -52,6 +53,31 @@ pub struct State {
     pub recipe: serde_json::Value,
     /// The resolved configuration, as its YAML text.
     pub config: String,
+}
+
+impl State {
+    /// Whether later sums with its numbers cannot overflow; what is wrong where they can.
+    fn check(&self) -> std::result::Result<(), String> {
+        self.model.check().map_err(|e| format!("its settings: {e}"))?;
+        // Any seed is a good one.
+        let counters = serde_json::to_value((Progress { seed: 0, ..self.progress }, self.stopping));
+        match counters.ok().as_ref().and_then(largest) {
+            Some(n) if n > LARGEST_COUNTER => Err(format!("it counts {n} of something")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// No run counts this many of anything.
+const LARGEST_COUNTER: u64 = 1 << 53;
+
+/// The largest whole number in a value.
+fn largest(value: &serde_json::Value) -> Option<u64> {
+    match value {
+        serde_json::Value::Array(items) => items.iter().filter_map(largest).max(),
+        serde_json::Value::Object(entries) => entries.values().filter_map(largest).max(),
+        other => other.as_u64(),
+    }
 }
 
 /// What the network was trained on.
@@ -244,7 +270,9 @@ impl Checkpoint {
         if sum.hex() != envelope.checksum {
             return Err(altered("its checksum does not fit its content"));
         }
-        let state = serde_json::from_str(envelope.state.get()).map_err(|e| altered(&format!("its state: {e}")))?;
+        let state: State =
+            serde_json::from_str(envelope.state.get()).map_err(|e| altered(&format!("its state: {e}")))?;
+        state.check().map_err(|what| altered(&what))?;
 
         let mut checkpoint = Self { state, weights: BTreeMap::new(), moments: BTreeMap::new() };
         let mut second_moments = BTreeMap::new();
@@ -302,6 +330,25 @@ impl Checkpoint {
     }
 }
 
+/// The same file with a checksum that fits. It tests what stands behind the checksum, which keeps out accidents but nobody
+/// who computes it. `None` where there is no checksum to replace.
+#[cfg(any(test, fuzzing))]
+pub fn seal(bytes: &[u8]) -> Option<Vec<u8>> {
+    crate::extent::check(bytes).ok()?;
+    let file = SafeTensors::deserialize(bytes).ok()?;
+    let (_, header) = SafeTensors::read_metadata(bytes).ok()?;
+    let envelope: EnvelopeIn = serde_json::from_str(header.metadata().as_ref()?.get(METADATA_KEY)?).ok()?;
+    let mut tensors: Vec<(&str, TensorView)> = file.iter().collect();
+    tensors.sort_by(|a, b| a.0.cmp(b.0));
+    let mut sum = Checksum::new(envelope.state.get());
+    tensors.iter().for_each(|(name, view)| sum.tensor(name, view));
+    let (old, new) = (envelope.checksum, sum.hex());
+    let at = bytes.windows(new.len()).position(|w| w == old.as_bytes())?;
+    let mut sealed = bytes.to_vec();
+    sealed[at..at + new.len()].copy_from_slice(new.as_bytes());
+    Some(sealed)
+}
+
 const RESTORE: &str = "restore it from a copy, or use the run's other checkpoint";
 const OTHER_MODEL: &str = "use the checkpoint with the configuration that it was trained with";
 
@@ -313,37 +360,15 @@ fn expect_shape(path: &Path, name: &str, shape: &[usize], tensor: &HostTensor) -
     Err(Error::failed(path.display(), problem, OTHER_MODEL))
 }
 
-/// Compares the file's length with what its header promises. This tells a truncated file from a foreign one, and keeps
-/// offsets that overflow away from the safetensors crate.
+/// Compares the file's length with what its header promises, as [`crate::extent`] does.
 pub(crate) fn check_extent(bytes: &[u8], path: &Path) -> Result<()> {
-    /// A tensor's entry, or the metadata's, which has no such key.
-    #[derive(Deserialize)]
-    struct Extent {
-        #[serde(default)]
-        data_offsets: Option<(u64, u64)>,
-    }
-    let length = bytes.len() as u64;
-    let truncated = |promised: &str| {
-        let problem = format!("is truncated: it has {length} bytes, {promised}");
-        Error::failed(path.display(), problem, RESTORE)
-    };
-    let Some((head, rest)) = bytes.split_first_chunk::<8>() else {
-        return Err(truncated("fewer than the 8 that name its header's length"));
-    };
-    let header_length = u64::from_le_bytes(*head);
-    let Some(header) = usize::try_from(header_length).ok().and_then(|n| rest.get(..n)) else {
-        return Err(truncated(&format!("its header alone should have {header_length}")));
-    };
-    let entries: HashMap<String, Extent> = serde_json::from_slice(header).map_err(|e| {
-        let problem = format!("is not a checkpoint: its header is no JSON of safetensors: {e}");
-        Error::failed(path.display(), problem, "name a file that `emberformer train` wrote")
-    })?;
-    let end = entries.values().filter_map(|e| e.data_offsets).map(|(_, end)| end).max().unwrap_or(0);
-    let data = length - 8 - header_length;
-    if end > data {
-        return Err(truncated(&format!("its tensors need {end} after the header and {data} are there")));
-    }
-    Ok(())
+    crate::extent::check(bytes).map_err(|defect| match defect {
+        Defect::Truncated(what) => Error::failed(path.display(), format_args!("is truncated: {what}"), RESTORE),
+        Defect::Foreign(what) => {
+            let problem = format!("is not a checkpoint: {what}");
+            Error::failed(path.display(), problem, "name a file that `emberformer train` wrote")
+        }
+    })
 }
 
 /// Writes a file whole or not at all: into a temporary file beside it, synced, renamed over it, and the folder synced.
@@ -513,6 +538,42 @@ mod tests {
         assert!(Checkpoint::read(folder.path()).unwrap_err().to_string().contains("is not a file"));
     }
 
+    /// The checkpoint's bytes with `from` replaced by `to` in the header, sealed.
+    fn sealed_with(from: &str, to: &str) -> Vec<u8> {
+        let bytes = sample().to_bytes().unwrap();
+        let end = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+        let header = std::str::from_utf8(&bytes[8..end]).unwrap();
+        assert!(header.contains(from), "{from} is not in {header}");
+        let header = header.replace(from, to);
+        let whole = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes[end..]].concat();
+        seal(&whole).unwrap()
+    }
+
+    #[test]
+    fn a_checksum_that_fits_excuses_nothing() {
+        assert_eq!(seal(&sample().to_bytes().unwrap()).unwrap(), sample().to_bytes().unwrap());
+        let most = u64::MAX.to_string();
+        for (from, to, expected) in [
+            (r#"\"step\":7"#, format!(r#"\"step\":{most}"#), "counts 18446744073709551615"),
+            (r#"\"waited\":0"#, format!(r#"\"waited\":{most}"#), "counts 18446744073709551615"),
+            (r#"\"tp\":0"#, format!(r#"\"tp\":{most}"#), "counts 18446744073709551615"),
+            (r#"\"layers\":1"#, format!(r#"\"layers\":{most}"#), "a size of 18446744073709551615"),
+            (r#"\"heads\":2"#, r#"\"heads\":0"#.into(), "0 heads"),
+            (r#"\"patch\":8"#, r#"\"patch\":0"#.into(), "patches of 0 pixels"),
+            (r#"\"dropout\":0.1"#, r#"\"dropout\":-1"#.into(), "a dropout outside"),
+            (r#"\"model\":{"#, r#"\"mode\":{"#.into(), "missing field `model`"),
+        ] {
+            let text = message(&sealed_with(from, &to));
+            assert!(text.contains(expected), "{to}: {text}");
+        }
+        // Settings of a network far larger than the file are refused before any of it is made.
+        let checkpoint = read(&sealed_with(r#"\"layers\":1"#, r#"\"layers\":65536"#)).unwrap();
+        let device = crate::device::Device::cpu();
+        let model = crate::train::engine::load_model(&checkpoint, &device, Path::new("best.safetensors"));
+        let text = model.err().unwrap().to_string();
+        assert!(text.contains("best.safetensors: holds 14 values, its own model settings call for"), "{text}");
+    }
+
     #[test]
     fn offsets_that_overflow_are_an_error() {
         let size = u64::MAX / 8 + 1;
@@ -562,6 +623,34 @@ mod tests {
             }
             if let Ok(checkpoint) = read(&bytes) {
                 prop_assert_eq!(checkpoint, sample());
+            }
+        }
+
+        #[test]
+        fn altered_and_sealed_bytes_never_panic(
+            header in proptest::collection::vec((any::<prop::sample::Index>(), "[0-9]{1,20}|[]\\[\\\\{},:\"]|[ -~]{0,2}"), 1..4),
+            body in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let bytes = sample().to_bytes().unwrap();
+            let end = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+            let (mut json, mut data) = (bytes[8..end].to_vec(), bytes[end..].to_vec());
+            for (index, text) in header {
+                let at = index.index(json.len());
+                json.splice(at..(at + text.len()).min(json.len()), text.bytes());
+            }
+            for (index, byte) in body {
+                let at = index.index(data.len());
+                data[at] = byte;
+            }
+            let whole = [&(json.len() as u64).to_le_bytes()[..], &json, &data].concat();
+            let whole = seal(&whole).unwrap_or(whole);
+            if let Ok(checkpoint) = read(&whole) {
+                checkpoint.state.model.parameter_counts().total();
+                let device = crate::device::Device::cpu();
+                let _ = crate::train::engine::load_model(&checkpoint, &device, Path::new("last.safetensors"));
+                // Bytes, as values that are not numbers equal nothing.
+                let again = checkpoint.to_bytes().unwrap();
+                prop_assert_eq!(read(&again).unwrap().to_bytes().unwrap(), again);
             }
         }
 

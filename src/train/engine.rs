@@ -36,25 +36,11 @@ impl Engine {
 /// # Errors
 /// Settings that make no network, or another one than the checkpoint's tensors.
 pub fn load_model(checkpoint: &Checkpoint, device: &Device, path: &Path) -> Result<EmberFormer> {
-    // The settings decide what is allocated: they must fit what the file holds before they are believed. The products are
-    // the sizes of the largest weights; where none is too large, their sum does not overflow.
-    let s = &checkpoint.state.model;
+    // The settings decide what is allocated: they must fit what the file holds before they are believed.
+    let settings = &checkpoint.state.model;
     let stored: u64 = checkpoint.weights.values().map(|tensor| tensor.values.len() as u64).sum();
-    let statics = if s.use_static { s.static_channels } else { 0 };
-    let mut weights = vec![
-        [s.layers, s.d_model, s.d_model.max(s.feedforward)],
-        [s.d_model, statics, 1],
-        [s.decoder_width, s.decoder_width, 4],
-        [s.base_channels, s.base_channels.max(s.d_model), 4],
-    ];
-    weights.extend(s.hidden_sizes.map(|size| [size, s.d_model.max(s.decoder_width), 1]));
-    let size = |weight: &[usize; 3]| weight.iter().fold(1u64, |size, n| size.saturating_mul(*n as u64));
-    let fits = s.patch <= 16 && weights.iter().all(|weight| size(weight) <= stored);
-    if !fits || s.parameter_counts().total() > stored {
-        let problem = format!("holds {stored} values, fewer than its own model settings call for");
-        return Err(Error::failed(path.display(), problem, "restore it from a copy, or train again"));
-    }
-    let mut model = EmberFormer::new(s, device, DType::F32, 0)?;
+    settings.check_fits(stored, path.display())?;
+    let mut model = EmberFormer::new(settings, device, DType::F32, 0)?;
     load_weights(&mut model, checkpoint, path)?;
     Ok(model)
 }
@@ -208,7 +194,9 @@ mod tests {
                 change(&mut checkpoint.state.model, n);
                 let error = load_model(&checkpoint, &Device::cpu(), Path::new("last.safetensors")).err();
                 let text = error.expect("an error").to_string();
-                assert!(text.contains("fewer than its own model settings call for"), "{i}: {text}");
+                let expected =
+                    if n == 4096 { "its own model settings call for" } else { "the largest possible is 65536" };
+                assert!(text.contains(expected), "{i}: {text}");
             }
         }
         let mut wider = checkpoint();

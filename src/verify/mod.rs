@@ -1,6 +1,7 @@
 //! The numerics check: golden cases (inputs, weights and the reference's results in one safetensors file) through a device.
 
 use crate::device::Device;
+use crate::extent::{self, Defect};
 use crate::model::{DropoutKey, EmberFormer, FireEmbedding, Inputs, Kind, ModelSettings, Target};
 use crate::ops::loss::{LossSettings, PosWeight, Thresholds};
 use crate::optim::{Adam, AdamSettings, LearningRates};
@@ -88,20 +89,27 @@ fn tolerance(quantity: &str, dtype: DType, stored: Dtype) -> f64 {
     }
 }
 
-/// Runs one case and compares everything that it expects.
+/// Adam steps of a case at most: more would not check more, only take longer.
+const STEPS: usize = 1000;
+
+/// Runs one case and compares everything that it expects. A case may come from anywhere: what it claims is checked
+/// against what it holds before anything is allocated or computed.
 ///
 /// # Errors
 /// For a file that is not a golden case, naming `name` and what is wrong; an error beyond its tolerance is no error here.
 pub fn run_case(name: &str, bytes: &[u8], device: &Device, dtype: DType) -> Result<Vec<Check>> {
     let file = GoldenFile::parse(name, bytes)?;
     let case = &file.case;
+    let settings = case.model_settings();
+    settings.check_fits(file.tensors.iter().map(|(_, view)| view.data().len() as u64).sum(), name)?;
     let (inputs, target) = file.batch()?;
     let (loss, thresholds) = (file.loss()?, Thresholds { prediction: 0.5, target: 0.05 });
-    let mut model = EmberFormer::new(&case.model_settings(), device, dtype, 0)?;
+    let mut model = EmberFormer::new(&settings, device, dtype, 0)?;
     file.load_weights(&mut model)?;
 
     let mut checks = Vec::new();
-    let logits = if case.training { model.training_logits(&inputs)? } else { model.logits(&inputs)? };
+    let logits = if case.training { model.training_logits(&inputs) } else { model.logits(&inputs) };
+    let logits = logits.map_err(|e| e.within(name))?;
     checks.push(file.compare("logits", &logits, dtype, 0.0)?);
     let key = DropoutKey { seed: 0, step: 0 };
     let report = if case.training {
@@ -111,7 +119,7 @@ pub fn run_case(name: &str, bytes: &[u8], device: &Device, dtype: DType) -> Resu
     };
     checks.push(file.compare("loss", &[report.loss], dtype, 0.0)?);
     let counts = [report.counts.tp, report.counts.fp, report.counts.fn_, report.counts.tn];
-    let expected = file.values("expected.counts")?.0;
+    let expected = file.shaped("expected.counts", &[counts.len()])?;
     let error = counts.iter().zip(&expected).map(|(ours, theirs)| (*ours as f64 - theirs).abs()).sum();
     checks.push(Check { quantity: "counts".into(), error, tolerance: 0.0 });
     let names: Vec<String> =
@@ -134,8 +142,12 @@ pub fn run_case(name: &str, bytes: &[u8], device: &Device, dtype: DType) -> Resu
 /// Reads a case from a file.
 ///
 /// # Errors
-/// Where it cannot be read.
+/// Where it cannot be read, or is no file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let about = std::fs::metadata(path).map_err(|e| Error::io(path, "cannot read", &e))?;
+    if !about.is_file() {
+        return Err(Error::failed(path.display(), "is not a file", "name golden cases, one by one"));
+    }
     std::fs::read(path).map_err(|e| Error::io(path, "cannot read", &e))
 }
 
@@ -173,11 +185,18 @@ impl<'a> GoldenFile<'a> {
     fn parse(name: &'a str, bytes: &'a [u8]) -> Result<Self> {
         let complain =
             |what: String| Error::failed(name, what, "give a golden case as tests/golden/README.md describes it");
+        extent::check(bytes).map_err(|defect| match defect {
+            Defect::Truncated(what) => complain(format!("truncated: {what}")),
+            Defect::Foreign(what) => complain(format!("no safetensors file: {what}")),
+        })?;
         let (_, header) =
             SafeTensors::read_metadata(bytes).map_err(|e| complain(format!("no safetensors file: {e}")))?;
         let text = header.metadata().as_ref().and_then(|m| m.get("case"));
         let text = text.ok_or_else(|| complain("no metadata key \"case\"".into()))?;
         let case: Case = serde_json::from_str(text).map_err(|e| complain(format!("metadata key \"case\": {e}")))?;
+        if case.steps > STEPS {
+            return Err(complain(format!("{} Adam steps, {STEPS} are the most", case.steps)));
+        }
         let tensors = SafeTensors::deserialize(bytes).map_err(|e| complain(e.to_string()))?;
         Ok(Self { name, case, tensors })
     }
@@ -211,10 +230,20 @@ impl<'a> GoldenFile<'a> {
     fn batch(&self) -> Result<(Inputs, Target)> {
         let (_, wind_shape, _) = self.values("input.wind")?;
         let &[batch, history, 2] = wind_shape.as_slice() else {
-            return Err(self.complain(format!("input.wind of shape {wind_shape:?}")));
+            return Err(self.complain(format!("tensor input.wind of shape {wind_shape:?}, [B, T, 2] expected")));
         };
-        let [rows, cols] = self.case.grid;
-        let grid = Grid { rows, cols, patch: self.case.model.patch };
+        let ([rows, cols], patch) = (self.case.grid, self.case.model.patch);
+        // Pixels of all frames, which the file holds one by one.
+        let sizes = [batch, history, rows, cols, patch, patch];
+        let held = self.tensors.tensor("input.fire_pixels").map_or(0, |view| view.data().len());
+        let pixels = sizes.into_iter().try_fold(1, |product: usize, size| product.checked_mul(size));
+        if pixels.is_none_or(|pixels| pixels == 0 || pixels > held) {
+            return Err(self.complain(format!(
+                "{batch} histories of {history} frames of {rows}x{cols} patches of {patch}x{patch} pixels do not fit \
+                 the {held} bytes of the tensor input.fire_pixels"
+            )));
+        }
+        let grid = Grid { rows, cols, patch };
         let (h, w, n) = (grid.height(), grid.width(), grid.patches());
         let f32s = |values: Vec<f64>| values.into_iter().map(|x| x as f32).collect::<Vec<f32>>();
         let bools = |values: Vec<f64>| values.into_iter().map(|x| x != 0.0).collect::<Vec<bool>>();
@@ -237,6 +266,7 @@ impl<'a> GoldenFile<'a> {
         Ok((inputs, target))
     }
 
+    /// The loss, with the weights of the published experiments.
     fn loss(&self) -> Result<LossSettings> {
         match self.case.loss.as_str() {
             "focal_tversky" => Ok(LossSettings::FocalTversky {
@@ -253,9 +283,9 @@ impl<'a> GoldenFile<'a> {
     }
 
     fn load_weights(&self, model: &mut EmberFormer) -> Result<()> {
-        let names: Vec<String> = model.parameters().iter().map(|p| p.name.clone()).collect();
-        for name in names {
-            model.parameters_mut().set_f64(&name, &self.values(&name)?.0)?;
+        let tensors: Vec<_> = model.parameters().iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
+        for (name, shape) in tensors {
+            model.parameters_mut().set_f64(&name, &self.shaped(&name, &shape)?)?;
         }
         Ok(())
     }
@@ -284,6 +314,7 @@ impl<'a> GoldenFile<'a> {
     ) -> Result<Vec<Check>> {
         let settings = AdamSettings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: self.case.weight_decay };
         let mut adam = Adam::new(settings, model.parameters());
+        self.shaped("expected.step_losses", &[self.case.steps])?;
         let mut losses = Vec::new();
         for step in 0..self.case.steps as u64 {
             losses.push(model.train_step(inputs, target, loss, thresholds, DropoutKey { seed: 0, step })?.loss);

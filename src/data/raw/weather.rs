@@ -130,6 +130,9 @@ fn history(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// No wind has a larger speed or direction, in whatever unit.
+const LARGEST: f32 = 1e9;
+
 /// WS and WD of every row of a weather file.
 fn wind(path: &Path) -> Result<Vec<[f32; 2]>> {
     let bytes = read_text(path)?;
@@ -154,10 +157,16 @@ fn wind(path: &Path) -> Result<Vec<[f32; 2]>> {
         let mut row = [0.0; 2];
         for (value, (column, name)) in row.iter_mut().zip(columns.iter().zip(["WS", "WD"])) {
             let text = record.get(*column).unwrap_or_default();
-            *value = text.parse::<f32>().ok().filter(|v| v.is_finite()).ok_or_else(|| {
+            // The range of larger numbers would not be finite.
+            *value = text.parse::<f32>().ok().filter(|v| v.abs() <= LARGEST).ok_or_else(|| {
+                let problem = if text.parse::<f32>().is_ok_and(f32::is_finite) {
+                    "impossibly large"
+                } else {
+                    "not a finite number"
+                };
                 Error::failed(
                     path.display(),
-                    format_args!("line {line}: {name} is {text:?}, not a finite number"),
+                    format_args!("line {line}: {name} is {text:?}, {problem}"),
                     "give a number",
                 )
             })?;

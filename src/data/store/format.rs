@@ -185,8 +185,8 @@ pub fn checksum(bytes: &[u8]) -> u64 {
     xxh3_64(bytes)
 }
 
-/// What the header of a file claims, and why it cannot be read otherwise: a problem in words.
-pub fn parse(bytes: &[u8]) -> Result<(Layout, Description), String> {
+/// What the header of a file claims, and where it ends; a problem in words where it is no store's.
+fn claims(bytes: &[u8]) -> Result<(Sizes, Description, usize), String> {
     #[derive(serde::Deserialize)]
     struct Tensor {
         shape: Vec<usize>,
@@ -218,7 +218,14 @@ pub fn parse(bytes: &[u8]) -> Result<(Layout, Description), String> {
     let count = |list: &str| serde_json::from_str::<Vec<String>>(list).map(|l| l.len()).map_err(|_| altered());
     let [frames, patches, words] = header.frames.shape[..] else { return Err(altered()) };
     let (sequences, bands) = (count(&description.sequence_ids)?, count(&description.band_names)?);
-    let layout = Layout::new(Sizes { sequences, frames, patches, words, bands }, &description).ok_or_else(altered)?;
+    Ok((Sizes { sequences, frames, patches, words, bands }, description, end))
+}
+
+/// What a file holds, checked against its length; why it cannot be read otherwise: a problem in words.
+pub fn parse(bytes: &[u8]) -> Result<(Layout, Description), String> {
+    let (sizes, description, end) = claims(bytes)?;
+    let altered = || "its header was altered".to_string();
+    let layout = Layout::new(sizes, &description).ok_or_else(altered)?;
     if bytes.get(..end) != Some(&layout.header[..]) {
         return Err(altered());
     }
@@ -229,4 +236,33 @@ pub fn parse(bytes: &[u8]) -> Result<(Layout, Description), String> {
         return Err(format!("altered: {} bytes follow its end", bytes.len() - layout.bytes()));
     }
     Ok((layout, description))
+}
+
+/// The same store with the header that its description and sizes call for, as many bytes as that promises, and
+/// checksums that fit. It tests what stands behind the checksums, which keep out accidents but nobody who computes them.
+/// `None` where there is no header to start from, or the promised bytes are far more than there are.
+#[cfg(any(test, fuzzing))]
+pub fn seal(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (sizes, description, end) = claims(bytes).ok()?;
+    let layout = Layout::new(sizes, &description)?;
+    if layout.bytes() > bytes.len() + 4096 {
+        return None;
+    }
+    let mut sealed = layout.header.clone();
+    sealed.extend(&bytes[end..]);
+    sealed.resize(layout.bytes(), 0);
+    let numbers: Vec<u64> =
+        sealed[layout.offsets.clone()].as_chunks().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
+    for (i, pair) in numbers.windows(2).enumerate() {
+        if pair[0] > pair[1] || pair[1] > sizes.frames as u64 || sizes.frames == 0 {
+            continue;
+        }
+        for (part, range) in layout.parts(i, pair[0] as usize..pair[1] as usize).into_iter().enumerate() {
+            let sum = checksum(&sealed[range]).to_le_bytes();
+            sealed[layout.checksum_sequences.start + (i * 4 + part) * 8..][..8].copy_from_slice(&sum);
+        }
+    }
+    let head = checksum_head(&layout.header, &sealed[layout.tables()]).to_le_bytes();
+    sealed[layout.checksum_head.clone()].copy_from_slice(&head);
+    Some(sealed)
 }

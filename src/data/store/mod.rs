@@ -12,6 +12,7 @@ use format::{Layout, Stored};
 use indicatif::ProgressBar;
 use memmap2::Mmap;
 use rayon::prelude::*;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;
@@ -45,6 +46,8 @@ pub struct Sequence {
 }
 
 pub use crate::data::raw::WindRange;
+#[cfg(any(test, fuzzing))]
+pub use format::seal;
 
 /// What a build did.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,14 +111,23 @@ impl Store {
         };
         let offsets = numbers(&layout.offsets);
         let frames = layout.sizes.frames;
-        let rising = offsets.is_sorted() && offsets.first() == Some(&0) && offsets.last() == Some(&frames);
+        // Each sequence has a frame or more, so that the file's length bounds the sizes of a frame.
+        let rising =
+            offsets.is_sorted_by(|a, b| a < b) && offsets.first() == Some(&0) && offsets.last() == Some(&frames);
         if !rising || ids.is_empty() {
             return Err(altered("its table of frames"));
         }
         let windows: Vec<[usize; 4]> = numbers(&layout.windows).as_chunks::<4>().0.to_vec();
-        let size = |[y0, y1, x0, x1]: [usize; 4]| Some((y1.checked_sub(y0)?, x1.checked_sub(x0)?));
+        // Ids become names of files and folders.
+        let plain = |id: &String| Path::new(id).file_name().is_some_and(|name| name == id.as_str());
+        if !ids.iter().all(plain) || ids.iter().collect::<HashSet<_>>().len() < ids.len() {
+            return Err(altered("its sequences' ids"));
+        }
+        let side = |low: usize, high: usize| high.checked_sub(low).filter(|&side| side > 0);
+        let size = |[y0, y1, x0, x1]: [usize; 4]| Some((side(y0, y1)?, side(x0, x1)?));
         let window = windows.first().and_then(|w| size(*w)).ok_or_else(|| altered("its windows"))?;
-        let grid = image::grid(window.0, window.1, settings.patch, settings.pad_mode)?;
+        let grid =
+            image::grid(window.0, window.1, settings.patch, settings.pad_mode).map_err(|e| e.within(path.display()))?;
         let patches = grid.rows.checked_mul(grid.cols);
         if windows.iter().any(|w| size(*w) != Some(window))
             || patches != Some(layout.sizes.patches)
@@ -302,3 +314,6 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.push(suffix);
     name.into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,7 +81,6 @@ impl SynthSettings {
     }
 
     fn check(&self) -> Result<()> {
-        let [height, width] = self.landscape_size();
         if !(1..=100_000).contains(&self.sequences) {
             return Err(Error::usage("--sequences", format_args!("{} fires", self.sequences), "give 1 to 100000"));
         }
@@ -89,6 +88,7 @@ impl SynthSettings {
             let problem = format_args!("a window of {0}×{0} pixels", self.size);
             return Err(Error::usage("--size", problem, "give 16 to 4096"));
         }
+        let [height, width] = self.landscape_size(); // of sizes that were checked
         // A survey ends a few pixels from the border of the map, so a window needs some room.
         let least = self.size + self.size / 4;
         if height < least || width < least || height.saturating_mul(width) > CELLS_MAX {
