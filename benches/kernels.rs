@@ -12,7 +12,7 @@ use emberformer::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu};
 use emberformer::ops::conv::conv;
 use emberformer::ops::dropout::{Dropout, DropoutKey, dropout};
 use emberformer::ops::linear::{Activation, linear};
-use emberformer::ops::loss::{Comparison, LossSettings, PosWeight, Thresholds, segmentation_loss};
+use emberformer::ops::loss::{Comparison, LossSettings, Thresholds, segmentation_loss};
 use emberformer::ops::map::Map;
 use emberformer::ops::output_conv::output_conv;
 use emberformer::ops::pyramid::{average_pool, resize_sum};
@@ -160,15 +160,8 @@ fn losses_and_optimiser(c: &mut Criterion) {
         valid_patches: vec![true; R].into(),
         training: true,
     };
-    let focal_tversky = LossSettings::FocalTversky {
-        focal_weight: 0.7,
-        tversky_weight: 0.3,
-        focal_alpha: 0.25,
-        focal_gamma: 2.0,
-        tversky_alpha: 0.7,
-        tversky_beta: 0.3,
-    };
-    let bce_dice = LossSettings::BceDice { bce_weight: 0.9, dice_weight: 0.1, pos_weight: PosWeight::Auto };
+    let focal_tversky = LossSettings::FOCAL_TVERSKY;
+    let bce_dice = LossSettings::BCE_DICE;
     let logits = Tape::new(&device, false).leaf(random(&device, &[B, 400, 400]));
     for (name, settings) in [("loss focal_tversky", focal_tversky), ("loss bce_dice", bce_dice)] {
         let mut group = c.benchmark_group(name);

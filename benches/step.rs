@@ -2,33 +2,12 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use emberformer::device::Device;
-use emberformer::model::{DropoutKey, EmberFormer, FireEmbedding, Inputs, ModelSettings, Target};
+use emberformer::model::{DropoutKey, EmberFormer, Inputs, ModelSettings, Target};
 use emberformer::ops::loss::{LossSettings, Thresholds};
 use emberformer::optim::{Adam, AdamSettings, LearningRates};
 use emberformer::patch::Grid;
 use emberformer::tensor::DType;
 use rand::{RngExt, SeedableRng};
-
-fn seed_model() -> ModelSettings {
-    ModelSettings {
-        d_model: 64,
-        heads: 4,
-        layers: 3,
-        feedforward: 256,
-        dropout: 0.1,
-        head_dropout: 0.1,
-        patch: 8,
-        static_channels: 8,
-        use_wind: true,
-        use_static: true,
-        fire_embedding: FireEmbedding::Mean,
-        hidden_sizes: [32, 64, 160, 256],
-        decoder_width: 256,
-        base_channels: 32,
-        input_projection: false,
-        last_frame_skip: false,
-    }
-}
 
 fn batch(batch: usize, history: usize, side: usize) -> (Inputs, Target) {
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(0);
@@ -60,18 +39,11 @@ fn step(c: &mut Criterion) {
     let mut group = c.benchmark_group("training step, CPU");
     group.sample_size(10);
     let (inputs, target) = batch(4, 6, 400);
-    let mut model = EmberFormer::new(&seed_model(), &Device::cpu(), DType::F32, 0).expect("a valid model");
+    let mut model = EmberFormer::new(&ModelSettings::default(), &Device::cpu(), DType::F32, 0).expect("a valid model");
     let adam = AdamSettings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-4 };
     let mut adam = Adam::new(adam, model.parameters());
     let rates = LearningRates { temporal: 1e-3, spatial: 1e-4, refinement: 1e-3 };
-    let loss = LossSettings::FocalTversky {
-        focal_weight: 0.7,
-        tversky_weight: 0.3,
-        focal_alpha: 0.25,
-        focal_gamma: 2.0,
-        tversky_alpha: 0.7,
-        tversky_beta: 0.3,
-    };
+    let loss = LossSettings::FOCAL_TVERSKY;
     let thresholds = Thresholds { prediction: 0.5, target: 0.05 };
     let mut step = 0;
     group.throughput(Throughput::Elements(4));

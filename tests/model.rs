@@ -2,13 +2,13 @@
 
 use emberformer::device::Device;
 use emberformer::model::{DropoutKey, EmberFormer, FireEmbedding, Inputs, ModelSettings, Target};
-use emberformer::ops::loss::{LossSettings, PosWeight, Thresholds};
+use emberformer::ops::loss::{LossSettings, Thresholds};
 use emberformer::patch::Grid;
 use emberformer::tensor::DType;
 use rand::{RngExt, SeedableRng};
 
 const THRESHOLDS: Thresholds = Thresholds { prediction: 0.5, target: 0.05 };
-const LOSS: LossSettings = LossSettings::BceDice { bce_weight: 0.9, dice_weight: 0.1, pos_weight: PosWeight::Auto };
+const LOSS: LossSettings = LossSettings::BCE_DICE;
 
 fn settings() -> ModelSettings {
     ModelSettings {

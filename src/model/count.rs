@@ -102,24 +102,7 @@ mod tests {
     use super::*;
 
     fn seed() -> ModelSettings {
-        ModelSettings {
-            d_model: 64,
-            heads: 4,
-            layers: 3,
-            feedforward: 256,
-            dropout: 0.1,
-            head_dropout: 0.1,
-            patch: 8,
-            static_channels: 8,
-            use_wind: true,
-            use_static: true,
-            fire_embedding: FireEmbedding::Mean,
-            hidden_sizes: [32, 64, 160, 256],
-            decoder_width: 256,
-            base_channels: 32,
-            input_projection: false,
-            last_frame_skip: false,
-        }
+        ModelSettings::default()
     }
 
     #[test]

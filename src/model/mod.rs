@@ -12,8 +12,7 @@ use crate::device::Device;
 use crate::ops::batch_norm::MaskBits;
 use crate::ops::loss::{Comparison, LossReport, LossSettings, Thresholds, segmentation_loss};
 use crate::patch::Grid;
-use crate::tape::Var;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::DType;
 use crate::{Error, Result};
 use network::Pass;
 use serde::{Deserialize, Serialize};
@@ -54,6 +53,30 @@ pub struct ModelSettings {
     pub input_projection: bool,
     /// Whether the last frame's mask joins the last refinement stage.
     pub last_frame_skip: bool,
+}
+
+impl Default for ModelSettings {
+    /// The published network: 1,072,578 parameters on eight static bands.
+    fn default() -> Self {
+        Self {
+            d_model: 64,
+            heads: 4,
+            layers: 3,
+            feedforward: 256,
+            dropout: 0.1,
+            head_dropout: 0.1,
+            patch: 8,
+            static_channels: 8,
+            use_wind: true,
+            use_static: true,
+            fire_embedding: FireEmbedding::Mean,
+            hidden_sizes: [32, 64, 160, 256],
+            decoder_width: 256,
+            base_channels: 32,
+            input_projection: false,
+            last_frame_skip: false,
+        }
+    }
 }
 
 /// What the fire token is made from.
@@ -181,19 +204,7 @@ impl EmberFormer {
         thresholds: &Thresholds,
         dropout: DropoutKey,
     ) -> Result<LossReport> {
-        let comparison = self.comparison(inputs, target, true)?;
-        let mut pass = Pass::new(&self.settings, &self.parameters, inputs, true, Some(dropout));
-        let logits = pass.logits()?;
-        let (report, gradient) =
-            segmentation_loss(self.parameters.device(), &logits, &comparison, loss, thresholds, true)?;
-        let Pass { tape, vars, statistics, .. } = pass;
-        self.keep_gradients(tape, &vars, &logits, gradient)?;
-        for (parameter, running) in self.parameters.iter_mut().zip(statistics) {
-            if parameter.kind == Kind::Buffer {
-                parameter.value = running;
-            }
-        }
-        Ok(report)
+        self.backward(inputs, target, loss, thresholds, Some(dropout))
     }
 
     /// Forward and backward with the running statistics and without dropout, as the golden cases of evaluation mode do.
@@ -207,29 +218,31 @@ impl EmberFormer {
         loss: &LossSettings,
         thresholds: &Thresholds,
     ) -> Result<LossReport> {
-        let comparison = self.comparison(inputs, target, false)?;
-        let mut pass = Pass::new(&self.settings, &self.parameters, inputs, true, None);
-        let logits = pass.logits()?;
-        let (report, gradient) =
-            segmentation_loss(self.parameters.device(), &logits, &comparison, loss, thresholds, true)?;
-        let Pass { tape, vars, .. } = pass;
-        self.keep_gradients(tape, &vars, &logits, gradient)?;
-        Ok(report)
+        self.backward(inputs, target, loss, thresholds, None)
     }
 
-    fn keep_gradients(
+    fn backward(
         &mut self,
-        tape: crate::tape::Tape,
-        vars: &[Var],
-        logits: &Var,
-        seed: Option<Tensor>,
-    ) -> Result<()> {
-        let Some(seed) = seed else { return Ok(()) };
-        let mut gradients = tape.backward(logits, seed)?;
-        for (parameter, var) in self.parameters.iter_mut().zip(vars) {
+        inputs: &Inputs,
+        target: &Target,
+        loss: &LossSettings,
+        thresholds: &Thresholds,
+        training: Option<DropoutKey>,
+    ) -> Result<LossReport> {
+        let comparison = self.comparison(inputs, target, training.is_some())?;
+        let mut pass = Pass::new(&self.settings, &self.parameters, inputs, true, training);
+        let logits = pass.logits()?;
+        let (report, seed) = segmentation_loss(self.parameters.device(), &logits, &comparison, loss, thresholds, true)?;
+        let Pass { tape, vars, statistics, .. } = pass;
+        let Some(seed) = seed else { return Ok(report) };
+        let mut gradients = tape.backward(&logits, seed)?;
+        for ((parameter, var), running) in self.parameters.iter_mut().zip(&vars).zip(statistics) {
             parameter.gradient = gradients.take(var);
+            if parameter.kind == Kind::Buffer {
+                parameter.value = running;
+            }
         }
-        Ok(())
+        Ok(report)
     }
 
     /// Forward in evaluation mode with the loss's report.

@@ -330,14 +330,7 @@ pub(crate) mod tests {
 
     #[test]
     fn names_are_those_of_the_specification() {
-        let loss = LossSettings::FocalTversky {
-            focal_weight: 0.7,
-            tversky_weight: 0.3,
-            focal_alpha: 0.25,
-            focal_gamma: 2.0,
-            tversky_alpha: 0.7,
-            tversky_beta: 0.3,
-        };
+        let loss = LossSettings::FOCAL_TVERSKY;
         let rates = LearningRates { temporal: 1e-3, spatial: 1e-4, refinement: 1e-3 };
         let row = step_metrics(&report(0.325, Counts { tp: 1, ..Counts::default() }), &loss, &rates);
         let names: Vec<&str> = row.keys().map(String::as_str).collect();

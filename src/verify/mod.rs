@@ -3,7 +3,7 @@
 use crate::device::Device;
 use crate::extent::{self, Defect};
 use crate::model::{DropoutKey, EmberFormer, FireEmbedding, Inputs, Kind, ModelSettings, Target};
-use crate::ops::loss::{LossSettings, PosWeight, Thresholds};
+use crate::ops::loss::{LossSettings, Thresholds};
 use crate::optim::{Adam, AdamSettings, LearningRates};
 use crate::patch::Grid;
 use crate::tensor::DType;
@@ -269,15 +269,8 @@ impl<'a> GoldenFile<'a> {
     /// The loss, with the weights of the published experiments.
     fn loss(&self) -> Result<LossSettings> {
         match self.case.loss.as_str() {
-            "focal_tversky" => Ok(LossSettings::FocalTversky {
-                focal_weight: 0.7,
-                tversky_weight: 0.3,
-                focal_alpha: 0.25,
-                focal_gamma: 2.0,
-                tversky_alpha: 0.7,
-                tversky_beta: 0.3,
-            }),
-            "bce_dice" => Ok(LossSettings::BceDice { bce_weight: 0.9, dice_weight: 0.1, pos_weight: PosWeight::Auto }),
+            "focal_tversky" => Ok(LossSettings::FOCAL_TVERSKY),
+            "bce_dice" => Ok(LossSettings::BCE_DICE),
             other => Err(self.complain(format!("unknown loss {other}"))),
         }
     }

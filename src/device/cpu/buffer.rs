@@ -60,6 +60,13 @@ impl Cpu {
         buffer
     }
 
+    /// A buffer with a copy of `values`.
+    pub fn copied<E: Real>(&self, values: &[E]) -> Buffer<E> {
+        let mut buffer = self.take(values.len());
+        buffer.copy_from_slice(values);
+        buffer
+    }
+
     /// Bytes of all buffers now in use, and the most that ever were.
     pub fn memory(&self) -> (usize, usize) {
         let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);

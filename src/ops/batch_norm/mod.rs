@@ -76,8 +76,8 @@ pub fn batch_norm_relu(
             let affine = cpu::Affine::<E>::unpack(affine.cpu());
             let (dgamma, dbeta) = cpu::backward(&map, dy.cpu_mut(&cpu), x.value().cpu(), &affine, of_batch);
             let c = [map.channels];
-            gradients.add(gamma, Tensor::from_buffer(&c, crate::ops::linear::cpu::buffer(&cpu, &dgamma)));
-            gradients.add(beta, Tensor::from_buffer(&c, crate::ops::linear::cpu::buffer(&cpu, &dbeta)));
+            gradients.add(gamma, Tensor::from_buffer(&c, cpu.copied(&dgamma)));
+            gradients.add(beta, Tensor::from_buffer(&c, cpu.copied(&dbeta)));
             gradients.add(x.id(), dy);
         });
         Ok(())

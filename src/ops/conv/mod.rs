@@ -25,7 +25,7 @@ pub fn conv(tape: &mut Tape, x: &Var, weight: &Var, passive: usize) -> Result<Va
     Ok(tape.record(y, move |dy, gradients| {
         with_real!(dy.dtype(), E => {
             let dw = cpu::weight_gradient::<E>(&input, x.value().cpu(), &output, dy.cpu());
-            gradients.add(weight.id(), Tensor::from_buffer(weight.shape(), crate::ops::linear::cpu::buffer(&cpu, &dw)));
+            gradients.add(weight.id(), Tensor::from_buffer(weight.shape(), cpu.copied(&dw)));
             let id = x.id();
             drop(x);
             let dx_map = input.with_channels(input.channels - passive);

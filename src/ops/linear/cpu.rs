@@ -93,10 +93,3 @@ pub fn gelu_backward<E: Real>(dy: &mut [E], pre: &[E], dropout: Option<&Dropout>
 fn normal_cdf<E: Real>(z: E) -> E {
     E::of(0.5) * (E::one() + (z * E::of(std::f64::consts::FRAC_1_SQRT_2)).erf())
 }
-
-/// A pooled copy of a small result.
-pub fn buffer<E: Real>(cpu: &Cpu, values: &[E]) -> Buffer<E> {
-    let mut buffer = cpu.take(values.len());
-    buffer.copy_from_slice(values);
-    buffer
-}

@@ -46,9 +46,9 @@ pub fn linear(tape: &mut Tape, x: &Var, weight: &Var, bias: Option<&Var>, activa
                 cpu::gelu_backward::<E>(dy.cpu_mut(&cpu), pre.cpu(), drop.as_ref());
             }
             let (dw, db) = cpu::weight_gradient::<E>(x.value().cpu(), dy.cpu(), inputs, outputs);
-            gradients.add(weight.id(), Tensor::from_buffer(weight.shape(), cpu::buffer(&cpu, &dw)));
+            gradients.add(weight.id(), Tensor::from_buffer(weight.shape(), cpu.copied(&dw)));
             if let Some(bias) = bias {
-                gradients.add(bias, Tensor::from_buffer(&[outputs], cpu::buffer(&cpu, &db)));
+                gradients.add(bias, Tensor::from_buffer(&[outputs], cpu.copied(&db)));
             }
             let dx = cpu::input_gradient::<E>(&cpu, dy.cpu(), weight.value().cpu(), inputs);
             gradients.add(x.id(), Tensor::from_buffer(x.shape(), dx));

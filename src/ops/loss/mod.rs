@@ -40,6 +40,20 @@ pub enum LossSettings {
     },
 }
 
+impl LossSettings {
+    /// The loss of the published experiment: 0.7 focal (α 0.25, γ 2) + 0.3 Tversky (α 0.7, β 0.3).
+    pub const FOCAL_TVERSKY: Self = Self::FocalTversky {
+        focal_weight: 0.7,
+        tversky_weight: 0.3,
+        focal_alpha: 0.25,
+        focal_gamma: 2.0,
+        tversky_alpha: 0.7,
+        tversky_beta: 0.3,
+    };
+    /// The loss of its counterpart: 0.9 BCE, burning pixels weighted by their rarity, + 0.1 √Dice.
+    pub const BCE_DICE: Self = Self::BceDice { bce_weight: 0.9, dice_weight: 0.1, pos_weight: PosWeight::Auto };
+}
+
 /// Weight of burning pixels in the cross-entropy.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

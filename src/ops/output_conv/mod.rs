@@ -22,8 +22,8 @@ pub fn output_conv(tape: &mut Tape, x: &Var, weight: &Var, bias: &Var, passive: 
     Ok(tape.record(y, move |dy, gradients| {
         with_real!(dy.dtype(), E => {
             let (dw, db) = cpu::weight_gradient::<E>(&map, x.value().cpu(), dy.cpu());
-            gradients.add(weight.id(), Tensor::from_buffer(weight.shape(), crate::ops::linear::cpu::buffer(&cpu, &dw)));
-            gradients.add(bias, Tensor::from_buffer(&[1], crate::ops::linear::cpu::buffer(&cpu, &[db])));
+            gradients.add(weight.id(), Tensor::from_buffer(weight.shape(), cpu.copied(&dw)));
+            gradients.add(bias, Tensor::from_buffer(&[1], cpu.copied(&[db])));
             let dx_map = map.with_channels(map.channels - passive);
             let dx = cpu::input_gradient::<E>(&cpu, &dx_map, dy.cpu(), weight.value().cpu());
             gradients.add(x.id(), Tensor::from_buffer(&dx_map.shape(), dx));

@@ -35,8 +35,8 @@ pub fn residual_norm(
             let d = gamma.value().len();
             let (dgamma, dbeta) =
                 cpu::backward::<E>(dy.cpu_mut(&cpu), sum.cpu(), stats.cpu(), gamma.value().cpu());
-            gradients.add(gamma.id(), Tensor::from_buffer(&[d], crate::ops::linear::cpu::buffer(&cpu, &dgamma)));
-            gradients.add(beta, Tensor::from_buffer(&[d], crate::ops::linear::cpu::buffer(&cpu, &dbeta)));
+            gradients.add(gamma.id(), Tensor::from_buffer(&[d], cpu.copied(&dgamma)));
+            gradients.add(beta, Tensor::from_buffer(&[d], cpu.copied(&dbeta)));
             let mut dr = dy.clone();
             if let Some(dropout) = &dropout {
                 crate::ops::dropout::cpu::apply(dropout, dr.cpu_mut::<E>(&cpu));

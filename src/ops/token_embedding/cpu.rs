@@ -2,7 +2,6 @@
 
 use super::Tokens;
 use crate::device::cpu::{Buffer, Cpu, Real, vectorized};
-use crate::ops::linear::cpu::buffer;
 use crate::ops::map::sum_partials;
 use rayon::prelude::*;
 
@@ -145,5 +144,5 @@ pub fn backward<E: Real>(cpu: &Cpu, tokens: &Tokens, dy: &[E], d: usize, inputs:
     }
     let weight_t = sum_partials(partials, (inputs + t) * d);
     let weight: Vec<E> = (0..d * inputs).map(|i| weight_t[i % inputs * d + i / inputs]).collect();
-    Gradients { weight: buffer(cpu, &weight), bias, wind, statics }
+    Gradients { weight: cpu.copied(&weight), bias, wind, statics }
 }
