@@ -307,26 +307,19 @@ fn read(target: &str, bytes: &[u8]) -> emberformer::Result<()> {
     }
 }
 
+/// `BLESS=1 cargo test --test fuzz_seeds` writes them anew.
 #[test]
 fn every_seed_is_there_and_its_reader_takes_it() {
     for (target, made) in seeds() {
         for (name, bytes) in made {
             read(target, &bytes).unwrap_or_else(|e| panic!("{target}/{name}, as it is made now: {e}"));
             let path = root().join("fuzz/seeds").join(target).join(&name);
+            if std::env::var_os("BLESS").is_some() {
+                fs::create_dir_all(path.with_file_name("")).unwrap();
+                fs::write(&path, &bytes).unwrap();
+            }
             let kept = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             read(target, &kept).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        }
-    }
-}
-
-#[test]
-#[ignore = "writes fuzz/seeds"]
-fn write_seeds() {
-    for (target, seeds) in seeds() {
-        let folder = root().join("fuzz/seeds").join(target);
-        fs::create_dir_all(&folder).unwrap();
-        for (name, bytes) in seeds {
-            fs::write(folder.join(name), bytes).unwrap();
         }
     }
 }
