@@ -200,9 +200,16 @@ impl<'a> Source<'a> {
 /// Values of a configuration at most, each counted as often as aliases repeat it.
 const MOST_VALUES: usize = 100_000;
 
+/// Opening brackets of a configuration at most: the parser takes time by the square of their depth, minutes for a file of
+/// nothing else.
+const MOST_BRACKETS: usize = 5_000;
+
 /// YAML as a value, or what is wrong with it. Aliases of aliases of aliases would make a short text fill the memory, so
 /// its values are counted first, without keeping them.
 fn parse(text: &str) -> std::result::Result<Value, String> {
+    if text.bytes().filter(|byte| b"[{".contains(byte)).count() > MOST_BRACKETS {
+        return Err(format!("holds more than {MOST_BRACKETS} opening brackets"));
+    }
     let counted = Cell::new(0);
     let count = Count(&counted).deserialize(serde_yaml::Deserializer::from_str(text));
     if counted.get() > MOST_VALUES {
