@@ -99,9 +99,7 @@ pub fn forward<E: Real>(
         let x = &x[map.line(b, line)];
         vectorized(|| {
             for (y, x) in y.chunks_exact_mut(out.channels).zip(x.chunks_exact(map.channels)) {
-                for (i, (y, x)) in y.iter_mut().zip(x).enumerate() {
-                    *y = affine.at(i, *x).1.max(E::zero());
-                }
+                affine.apply(x, y);
             }
         });
         if let Some(mask) = append {
@@ -115,12 +113,50 @@ pub fn forward<E: Real>(
     y
 }
 
+/// The loops over the channels of one pixel. Slices are cut to one length first, so that they vectorise.
 impl<E: Real> Affine<E> {
-    /// The normalised value and what enters the ReLU.
+    /// Mean, reciprocal deviation, γ and β of the first `c` channels.
     #[inline(always)]
-    fn at(&self, channel: usize, x: E) -> (E, E) {
-        let normal = (x - self.mean[channel]) * self.rstd[channel];
-        (normal, self.gamma[channel] * normal + self.beta[channel])
+    fn channels(&self, c: usize) -> (&[E], &[E], &[E], &[E]) {
+        (&self.mean[..c], &self.rstd[..c], &self.gamma[..c], &self.beta[..c])
+    }
+
+    /// y = max(0, γ·normal + β)
+    #[inline(always)]
+    fn apply(&self, x: &[E], y: &mut [E]) {
+        let c = x.len();
+        let (mean, rstd, gamma, beta) = self.channels(c);
+        let y = &mut y[..c];
+        for i in 0..c {
+            y[i] = (gamma[i] * ((x[i] - mean[i]) * rstd[i]) + beta[i]).max(E::zero());
+        }
+    }
+
+    /// Adds the pixel's dz·normal and dz to the sums.
+    #[inline(always)]
+    fn add_sums(&self, dy: &[E], x: &[E], sum_gamma: &mut [f64], sum_beta: &mut [f64]) {
+        let c = x.len();
+        let (mean, rstd, gamma, beta) = self.channels(c);
+        let (dy, sum_gamma, sum_beta) = (&dy[..c], &mut sum_gamma[..c], &mut sum_beta[..c]);
+        for i in 0..c {
+            let normal = (x[i] - mean[i]) * rstd[i];
+            let dz = if gamma[i] * normal + beta[i] > E::zero() { dy[i] } else { E::zero() };
+            sum_gamma[i] += dz.f64() * normal.f64();
+            sum_beta[i] += dz.f64();
+        }
+    }
+
+    /// dy ← γ·rstd·(dz − mean(dz) − normal·mean(dz·normal))
+    #[inline(always)]
+    fn input_gradient(&self, dy: &mut [E], x: &[E], mean_gamma: &[E], mean_beta: &[E]) {
+        let c = x.len();
+        let (mean, rstd, gamma, beta) = self.channels(c);
+        let (dy, mean_gamma, mean_beta) = (&mut dy[..c], &mean_gamma[..c], &mean_beta[..c]);
+        for i in 0..c {
+            let normal = (x[i] - mean[i]) * rstd[i];
+            let dz = if gamma[i] * normal + beta[i] > E::zero() { dy[i] } else { E::zero() };
+            dy[i] = gamma[i] * rstd[i] * (dz - mean_beta[i] - normal * mean_gamma[i]);
+        }
     }
 }
 
@@ -139,12 +175,7 @@ pub fn backward<E: Real>(map: &Map, dy: &mut [E], x: &[E], affine: &Affine<E>, o
                     for y in *first..first + lines {
                         let line = map.line(*b, y);
                         for (dy, x) in dy[line.clone()].chunks_exact(c).zip(x[line].chunks_exact(c)) {
-                            for i in 0..c {
-                                let (normal, z) = affine.at(i, x[i]);
-                                let dz = if z > E::zero() { dy[i].f64() } else { 0.0 };
-                                gamma[i] += dz * normal.f64();
-                                beta[i] += dz;
-                            }
+                            affine.add_sums(dy, x, gamma, beta);
                         }
                     }
                 });
@@ -160,11 +191,7 @@ pub fn backward<E: Real>(map: &Map, dy: &mut [E], x: &[E], affine: &Affine<E>, o
         let x = &x[map.line(b, y)];
         vectorized(|| {
             for (dy, x) in dy.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-                for i in 0..c {
-                    let (normal, z) = affine.at(i, x[i]);
-                    let dz = if z > E::zero() { dy[i] } else { E::zero() };
-                    dy[i] = affine.gamma[i] * affine.rstd[i] * (dz - mean_beta[i] - normal * mean_gamma[i]);
-                }
+                affine.input_gradient(dy, x, &mean_gamma, &mean_beta);
             }
         });
     });
