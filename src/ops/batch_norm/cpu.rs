@@ -113,6 +113,12 @@ pub fn forward<E: Real>(
     y
 }
 
+/// Derivative of the ReLU, as a factor: a choice between two constants vectorises, one between values became a branch.
+#[inline(always)]
+fn step<E: Real>(z: E) -> E {
+    if z > E::zero() { E::one() } else { E::zero() }
+}
+
 /// The loops over the channels of one pixel. Slices are cut to one length first, so that they vectorise.
 impl<E: Real> Affine<E> {
     /// Mean, reciprocal deviation, γ and β of the first `c` channels.
@@ -140,7 +146,7 @@ impl<E: Real> Affine<E> {
         let (dy, sum_gamma, sum_beta) = (&dy[..c], &mut sum_gamma[..c], &mut sum_beta[..c]);
         for i in 0..c {
             let normal = (x[i] - mean[i]) * rstd[i];
-            let dz = if gamma[i] * normal + beta[i] > E::zero() { dy[i] } else { E::zero() };
+            let dz = dy[i] * step(gamma[i] * normal + beta[i]);
             sum_gamma[i] += dz.f64() * normal.f64();
             sum_beta[i] += dz.f64();
         }
@@ -154,7 +160,7 @@ impl<E: Real> Affine<E> {
         let (dy, mean_gamma, mean_beta) = (&mut dy[..c], &mean_gamma[..c], &mean_beta[..c]);
         for i in 0..c {
             let normal = (x[i] - mean[i]) * rstd[i];
-            let dz = if gamma[i] * normal + beta[i] > E::zero() { dy[i] } else { E::zero() };
+            let dz = dy[i] * step(gamma[i] * normal + beta[i]);
             dy[i] = gamma[i] * rstd[i] * (dz - mean_beta[i] - normal * mean_gamma[i]);
         }
     }
