@@ -22,13 +22,13 @@ pub trait FrameSource {
     fn frame(&self, sequence: usize, t: usize) -> &[u64];
     /// Ground truth of step t, [N, words].
     fn isochrone(&self, sequence: usize, t: usize) -> &[u64];
-    /// Scaled wind speed and direction of every step, [frames].
+    /// Scaled wind speed and direction of every step, `[frames]`.
     fn wind(&self, sequence: usize) -> &[[f32; 2]];
     /// Static tokens, [N, Cs].
     fn statics(&self, sequence: usize) -> &[f32];
-    /// Patches wholly inside the original window, [N].
+    /// Patches wholly inside the original window, `[N]`.
     fn valid_patches(&self) -> &[bool];
-    /// Names of the static bands, [Cs].
+    /// Names of the static bands, `[Cs]`.
     fn band_names(&self) -> &[String];
     /// Minimum and maximum that a static band was scaled with; `[0, 1]` where it was left as it is.
     fn band_range(&self, band: usize) -> [f32; 2];

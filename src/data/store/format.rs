@@ -72,7 +72,7 @@ pub struct Layout {
     pub sizes: Sizes,
     /// Length, JSON and padding: the file up to the first section.
     pub header: Vec<u8>,
-    /// U64 [1]: xxh3 of the header, followed by the tables after this one.
+    /// U64 `[1]`: xxh3 of the header, followed by the tables after this one.
     pub checksum_head: Range<usize>,
     /// U64 [S, 4]: xxh3 of each sequence's part of frames, isochrones, wind and statics.
     pub checksum_sequences: Range<usize>,

@@ -222,7 +222,7 @@ impl Store {
         self.image(&self.layout.isochrones, sequence, t)
     }
 
-    /// Wind speed and direction of each frame, scaled to [0, 1]: [F].
+    /// Wind speed and direction of each frame, scaled to [0, 1]: `[F]`.
     pub fn wind(&self, sequence: usize) -> &[[f32; 2]] {
         self.part(sequence, 2)
     }
@@ -232,12 +232,12 @@ impl Store {
         self.part(sequence, 3)
     }
 
-    /// Which patches lie wholly inside the window before padding: [N].
+    /// Which patches lie wholly inside the window before padding: `[N]`.
     pub fn valid_patches(&self) -> &[bool] {
         &self.valid
     }
 
-    /// Minimum and maximum that each static band was scaled with, [Cs]; `[0, 1]` for a band that was left as it is.
+    /// Minimum and maximum that each static band was scaled with, `[Cs]`; `[0, 1]` for a band that was left as it is.
     pub fn band_ranges(&self) -> Vec<[f32; 2]> {
         let range = |s: BandScale| [s.subtract as f32, (s.subtract + s.divide) as f32];
         self.band_scales().into_iter().map(range).collect()
@@ -251,7 +251,7 @@ impl Store {
         }
     }
 
-    /// How each band was scaled: [Cs].
+    /// How each band was scaled: `[Cs]`.
     pub fn band_scales(&self) -> Vec<BandScale> {
         let scales = self.section::<[f64; 2]>(self.layout.band_scale.clone());
         scales.iter().map(|&[subtract, divide]| BandScale { subtract, divide }).collect()

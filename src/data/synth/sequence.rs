@@ -37,7 +37,7 @@ pub struct Fire {
     pub weather: Vec<Row>,
     /// Places in the window (row, column) at which it starts.
     pub ignitions: Vec<[usize; 2]>,
-    /// The first frame in which each pixel burns, 255 where it does not. [size²]
+    /// The first frame in which each pixel burns, 255 where it does not. `[size²]`
     pub first_frame: Vec<u8>,
     /// Burned pixels of each frame.
     pub burned: Vec<usize>,

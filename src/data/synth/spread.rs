@@ -22,13 +22,13 @@ pub struct Window {
     pub size: usize,
     /// Side of a cell in metres.
     pub cell: f64,
-    /// What stands there. [size²]
+    /// What stands there. `[size²]`
     pub sites: Vec<Site>,
-    /// Metres above the sea. [size²]
+    /// Metres above the sea. `[size²]`
     pub elevation: Vec<f32>,
-    /// Rise in metres a metre towards the east and the south. [size²]
+    /// Rise in metres a metre towards the east and the south. `[size²]`
     pub uphill: Vec<[f32; 2]>,
-    /// By what the rate of spread of each cell differs from the model's, about 1. [size²]
+    /// By what the rate of spread of each cell differs from the model's, about 1. `[size²]`
     pub texture: Vec<f32>,
 }
 
@@ -154,7 +154,7 @@ impl Rates<'_> {
 
 /// Burns a window from the ignitions (places in it, row-major) at time 0. `ends` are the times in minutes, in order, at which
 /// the intervals end, and `weather[k]` rules interval k. Returns the time at which each cell catches fire, infinite where it does not,
-/// or `None` as soon as more than `limit` cells burn. [size²]
+/// or `None` as soon as more than `limit` cells burn. `[size²]`
 pub fn burn(window: &Window, ignitions: &[usize], ends: &[f64], weather: &[Row], limit: usize) -> Option<Vec<f32>> {
     let size = window.size;
     let cells = size * size;

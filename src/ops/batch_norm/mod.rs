@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 /// Which statistics normalise.
 pub enum Statistics<'a> {
-    /// The batch's; the running ones (mean [C], variance [C]) are moved towards them.
+    /// The batch's; the running ones (mean `[C]`, variance `[C]`) are moved towards them.
     Batch(&'a mut Tensor, &'a mut Tensor),
-    /// The running ones: mean [C], variance [C].
+    /// The running ones: mean `[C]`, variance `[C]`.
     Running(&'a Tensor, &'a Tensor),
 }
 

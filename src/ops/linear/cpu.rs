@@ -35,7 +35,7 @@ pub fn input_gradient<E: Real>(cpu: &Cpu, dy: &[E], weight: &[E], inputs: usize)
     dx
 }
 
-/// dyᵀ·x [out, in] and the column sums of dy [out].
+/// dyᵀ·x [out, in] and the column sums of dy `[out]`.
 pub fn weight_gradient<E: Real>(x: &[E], dy: &[E], inputs: usize, outputs: usize) -> (Vec<E>, Vec<E>) {
     let blocks = x.par_chunks(PARTIAL_ROWS * inputs).zip(dy.par_chunks(PARTIAL_ROWS * outputs));
     let (dw, db): (Vec<_>, Vec<_>) = blocks

@@ -1,6 +1,6 @@
 //! Linear layer with bias, optional GELU and dropout: y = drop(gelu(x·Wᵀ + b)).
 //!
-//! x [rows, in], W [out, in], b [out] → y [rows, out]. GELU is the exact one, z·Φ(z) (D. Hendrycks & K. Gimpel,
+//! x [rows, in], W [out, in], b `[out]` → y [rows, out]. GELU is the exact one, z·Φ(z) (D. Hendrycks & K. Gimpel,
 //! "Gaussian error linear units", 2016).
 
 pub mod cpu;

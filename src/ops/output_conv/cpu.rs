@@ -31,7 +31,7 @@ pub fn input_gradient<E: Real>(cpu: &Cpu, map: &Map, dy: &[E], weight: &[E]) -> 
     dx
 }
 
-/// dw [C] and db.
+/// dw `[C]` and db.
 pub fn weight_gradient<E: Real>(map: &Map, x: &[E], dy: &[E]) -> (Vec<E>, E) {
     let (c, plain) = (map.channels, Map { halo: 0, channels: 1, ..*map });
     let partials = map.bands(1);

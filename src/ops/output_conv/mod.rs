@@ -1,4 +1,4 @@
-//! The last 1×1 convolution: a map [B, H+2, W+2, C] with a border, w [1, C, 1, 1], b [1] → logits [B, H, W].
+//! The last 1×1 convolution: a map [B, H+2, W+2, C] with a border, w [1, C, 1, 1], b `[1]` → logits [B, H, W].
 //! Where `passive` > 0 the last channels of x are inputs without gradient (the last frame's mask).
 
 pub mod cpu;

@@ -11,7 +11,7 @@ const PATCHES: usize = 256; // patches of a block
 pub struct Terms<'a, E> {
     /// [d, 1] or [d, P²]
     pub weight: &'a [E],
-    /// [d]
+    /// `[d]`
     pub bias: &'a [E],
     /// [B·T, d]
     pub wind: Option<&'a [E]>,
@@ -23,7 +23,7 @@ pub struct Terms<'a, E> {
 pub struct Gradients<E: Real> {
     /// [d, 1] or [d, P²]
     pub weight: Buffer<E>,
-    /// [d]
+    /// `[d]`
     pub bias: Buffer<E>,
     /// [B·T, d]
     pub wind: Buffer<E>,

@@ -1,6 +1,6 @@
 //! Token embedding: the sum of a patch's fire, the step's wind, the patch's statics and the step's position.
 //!
-//! fire: patch bits [B, T, N, words]; W_f [d, 1] on the burned fraction or [d, P²] on the pixels, b_f [d]; wind tokens
+//! fire: patch bits [B, T, N, words]; W_f [d, 1] on the burned fraction or [d, P²] on the pixels, b_f `[d]`; wind tokens
 //! [B·T, d]; static tokens [B·N, d] → tokens [B·N, T, d]. Positions are sinusoidal and count from a sample's first real
 //! step: PE[p, 2i] = sin(p·10000^(−2i/d)), PE[p, 2i+1] = cos(p·10000^(−2i/d)) (Vaswani et al., "Attention is all you
 //! need", 2017).
