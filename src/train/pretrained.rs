@@ -44,3 +44,67 @@ pub fn load_pretrained(model: &mut EmberFormer, path: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+    use crate::model::ModelSettings;
+    use crate::tensor::DType;
+    use safetensors::tensor::TensorView;
+
+    fn small() -> EmberFormer {
+        let settings = ModelSettings { hidden_sizes: [4; 4], decoder_width: 8, ..ModelSettings::default() };
+        EmberFormer::new(&settings, &Device::cpu(), DType::F32, 1).unwrap()
+    }
+
+    /// A file as published: no prefix, a classifier of 150 classes, tensors of an encoder beside the head's.
+    fn publish(path: &Path, leave_out: &str) {
+        let model = small();
+        let head = model.parameters().iter().filter_map(|p| Some((p.name.strip_prefix(PREFIX)?, p.shape.clone())));
+        let mut tensors = vec![("segformer.encoder.patch_embeddings.0.proj.bias".to_string(), vec![3])];
+        for (name, mut shape) in head.filter(|(name, _)| *name != leave_out) {
+            if name.starts_with(CLASSIFIER) {
+                shape[0] = 150;
+            }
+            tensors.push((name.to_string(), shape));
+        }
+        let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+            .into_iter()
+            .map(|(name, shape)| {
+                let bytes = 0.25f32.to_le_bytes().repeat(shape.iter().product());
+                (name, shape, bytes)
+            })
+            .collect();
+        let views = bytes.iter().map(|(n, s, b)| (n, TensorView::new(Dtype::F32, s.clone(), b).unwrap()));
+        std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn the_head_is_read_and_a_wider_classifier_left_fresh() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        publish(&path, "");
+        let (mut model, fresh) = (small(), small());
+        load_pretrained(&mut model, &path).unwrap();
+        for parameter in fresh.parameters().iter() {
+            let name = &parameter.name;
+            let values = model.parameters().get(name).unwrap();
+            match name.strip_prefix(PREFIX) {
+                Some(short) if !short.starts_with(CLASSIFIER) => assert!(values.iter().all(|v| *v == 0.25), "{name}"),
+                _ => assert_eq!(values, fresh.parameters().get(name).unwrap(), "{name}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_lacks_a_tensor_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        publish(&path, "decode_head.linear_fuse.weight");
+        let error = load_pretrained(&mut small(), &path).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors: has no tensor decode_head.linear_fuse.weight"), "{error}");
+        let error = load_pretrained(&mut small(), &folder.path().join("absent")).unwrap_err().to_string();
+        assert!(error.contains("cannot read the published weights"), "{error}");
+    }
+}
