@@ -1,10 +1,10 @@
 //! Train, validation and test sequences.
 
 use super::shuffle::{generator, shuffle};
+use crate::storage::write_whole;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
-use std::io::Write;
 use std::path::Path;
 
 /// Which sequences train, validate and test: folder names such as `sequence_007`, each in one part at most.
@@ -105,15 +105,9 @@ impl Split {
     /// # Errors
     /// A folder that cannot be written, a full disk.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let save = || {
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            serde_json::to_writer_pretty(&mut file, self)?;
-            file.write_all(b"\n")?;
-            file.as_file().sync_all()?;
-            file.persist(path).map_err(|e| e.error)
-        };
-        save().map(drop).map_err(|e| Error::io(path, "cannot write", &e))
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|e| Error::failed(path.display(), e, "this is a defect; please report it"))?;
+        write_whole(path, (text + "\n").as_bytes())
     }
 
     /// The three parts with their names.

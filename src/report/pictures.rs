@@ -1,6 +1,6 @@
 //! Pictures of a prediction: side by side with the truth and the last frame, and as plain grey values.
 
-use crate::{Error, Result};
+use crate::{Error, Result, storage};
 use font8x8::UnicodeFonts;
 use image::{Rgb, RgbImage};
 use std::io::{BufWriter, Write};
@@ -247,8 +247,7 @@ pub fn probability_png(path: &Path, prediction: &[f32], height: usize, width: us
     let grey: Vec<u8> =
         prediction.iter().flat_map(|p| ((p.clamp(0.0, 1.0) * 65_535.0).round() as u16).to_be_bytes()).collect();
     let refused = |e: &std::io::Error| Error::io(path, "cannot write", e);
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temporary = tempfile::NamedTempFile::new_in(folder).map_err(|e| refused(&e))?;
+    let temporary = storage::begin(path)?;
     let mut file = BufWriter::new(temporary.as_file());
     let encode = |file: &mut BufWriter<&std::fs::File>| -> std::result::Result<(), png::EncodingError> {
         let mut encoder = png::Encoder::new(file, columns, rows);
@@ -264,9 +263,7 @@ pub fn probability_png(path: &Path, prediction: &[f32], height: usize, width: us
     })?;
     file.flush().map_err(|e| refused(&e))?;
     drop(file);
-    temporary.as_file().sync_all().map_err(|e| refused(&e))?;
-    temporary.persist(path).map_err(|e| refused(&e.error))?;
-    Ok(())
+    storage::keep(temporary, path)
 }
 
 #[cfg(test)]
@@ -348,8 +345,8 @@ mod tests {
         assert_eq!(grey.into_raw(), [0, 32768, 65535, 8061, 0, 65535]);
         let error = probability_png(&path, &[0.0; 5], 2, 3).unwrap_err().to_string();
         assert!(error.contains("p.png: 5 probabilities for a picture of 2×3"), "{error}");
-        let error = probability_png(&folder.path().join("no/p.png"), &[0.0], 1, 1).unwrap_err().to_string();
-        assert!(error.contains("p.png: cannot write"), "{error}");
+        let error = probability_png(&path.join("below_a_file.png"), &[0.0], 1, 1).unwrap_err().to_string();
+        assert!(error.contains("p.png: cannot create the folder"), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -2,7 +2,7 @@
 //! `train.log`, `result.json`, `images/` and `checkpoints/`.
 
 use crate::ops::loss::LossSettings;
-use crate::train::checkpoint::write_whole;
+use crate::storage::write_whole;
 use crate::train::evaluate::RunResult;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};

@@ -2,9 +2,10 @@
 
 use crate::data::batch::Batch;
 use crate::ops::loss::LossSettings;
+use crate::storage::write_whole;
 use crate::track::console::Console;
 use crate::track::folder::{Expected, FinishedRun, RESULT_VERSION, RunFolder};
-use crate::train::checkpoint::{Progress, write_whole};
+use crate::train::checkpoint::Progress;
 use crate::train::evaluate::RunResult;
 use crate::train::metrics::Metrics;
 use crate::train::run::{Ended, EpochEnd, Observer, Start, Step};

@@ -7,6 +7,7 @@
 
 use crate::extent::Defect;
 use crate::model::ModelSettings;
+use crate::storage::write_whole;
 use crate::train::metrics::{Metrics, Totals};
 use crate::train::stopping::Stopping;
 use crate::{Error, Result};
@@ -14,7 +15,6 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
 use std::path::Path;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -369,33 +369,6 @@ pub(crate) fn check_extent(bytes: &[u8], path: &Path) -> Result<()> {
             Error::failed(path.display(), problem, "name a file that `emberformer train` wrote")
         }
     })
-}
-
-/// Writes a file whole or not at all: into a temporary file beside it, synced, renamed over it, and the folder synced.
-///
-/// # Errors
-/// What the disk says, naming the file.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let fail = |e: &std::io::Error| Error::io(path, "cannot write", e);
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "cannot create the folder", &e))?;
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".partial-");
-    // Temporary files are private by default; what remains here is an ordinary file under the user's umask.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).map_err(|e| fail(&e))?;
-    file.write_all(bytes).map_err(|e| fail(&e))?;
-    file.as_file().sync_all().map_err(|e| fail(&e))?;
-    file.persist(path).map_err(|e| fail(&e.error))?;
-    // The rename itself reaches the disk with the folder. Where folders cannot be opened there is nothing to sync.
-    if let Ok(folder) = std::fs::File::open(folder) {
-        folder.sync_all().map_err(|e| fail(&e))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Writing: chunky strips, deflate, to a temporary file that takes the place of `path` once it is complete.
 
 use super::{Georeference, tag};
-use crate::{Error, Result};
+use crate::{Error, Result, storage};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -36,8 +36,7 @@ pub fn write_geotiff(
         return Err(refused(format!("band {} has {} pixels, not {height}×{width}", band + 1, bands[band].len())));
     }
 
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temporary = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(path, "cannot write", &e))?;
+    let temporary = storage::begin(path)?;
     let image = Image { width, height, bands, names, no_data, geo };
     let mut file = BufWriter::new(temporary.as_file());
     let written = if bands.len() * width * height * 4 > BIG {
@@ -50,9 +49,7 @@ pub fn write_geotiff(
         e => Error::failed(path.display(), format_args!("cannot be written as TIFF: {e}"), "check the bands"),
     })?;
     drop(file);
-    temporary.as_file().sync_all().map_err(|e| Error::io(path, "cannot write", &e))?;
-    temporary.persist(path).map_err(|e| Error::io(path, "cannot write", &e.error))?;
-    Ok(())
+    storage::keep(temporary, path)
 }
 
 struct Image<'a> {
