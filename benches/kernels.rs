@@ -39,6 +39,7 @@ const DROP: Dropout = Dropout { probability: 0.1, key: DropoutKey { seed: 1, ste
 fn random(device: &Device, shape: &[usize]) -> Tensor {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     Tensor::from_host(device, DType::F32, shape, (0..shape.iter().product()).map(|_| rng.random_range(-1.0..1.0)))
+        .expect("memory")
 }
 
 fn bits(len: usize) -> Arc<[u64]> {
@@ -80,7 +81,7 @@ fn bench(
         Throughput::Bytes(n) => Throughput::Bytes(3 * n),
         other => other,
     });
-    let Device::Cpu(cpu) = &device;
+    let Device::Cpu(cpu) = &device else { unreachable!("the device of this bench is the CPU") };
     let own = || {
         let mut seed = seed.clone();
         seed.cpu_mut::<f32>(cpu); // a backward may work in its gradient's memory, as in a step, where nobody shares it
@@ -97,8 +98,13 @@ fn bench(
 }
 
 fn temporal(c: &mut Criterion) {
-    let tokens =
-        Tokens { batch: B, history: T, grid: GRID, frames: bits(R * T), ages: (0..B * T).map(|i| i % T).collect() };
+    let tokens = Tokens {
+        batch: B,
+        history: T,
+        grid: GRID,
+        frames: bits(R * T).into(),
+        ages: (0..B * T).map(|i| (i % T) as u32).collect::<Vec<_>>().into(),
+    };
     for (name, inputs) in [("token_embedding, mean", 1), ("token_embedding, pixels", 64)] {
         let shapes: [&[usize]; 4] = [&[D, inputs], &[D], &[B * T, D], &[R, D]];
         bench(c, name, floats(R * T * D + R * D), &shapes, |t, x| {
@@ -115,7 +121,7 @@ fn temporal(c: &mut Criterion) {
             linear(t, &x[0], &x[1], Some(&x[2]), activation)
         });
     }
-    let valid: Arc<[bool]> = vec![true; B * T].into();
+    let valid = vec![true; B * T].into();
     bench(c, "attention", floats(4 * R * T * D), &[&[R, T, D], &[R, T, 2 * D]], |t, x| {
         attention(t, &x[0], &x[1], &valid, 4, Some(DROP))
     });
@@ -162,8 +168,8 @@ fn refinement(c: &mut Criterion) {
 fn losses_and_optimiser(c: &mut Criterion) {
     let device = Device::cpu();
     let comparison = Comparison {
-        target: MaskBits { grid: GRID, bits: bits(R) },
-        last: MaskBits { grid: GRID, bits: bits(R) },
+        target: MaskBits { grid: GRID, bits: bits(R).into() },
+        last: MaskBits { grid: GRID, bits: bits(R).into() },
         valid_patches: vec![true; R].into(),
         training: true,
     };
@@ -184,12 +190,12 @@ fn losses_and_optimiser(c: &mut Criterion) {
     }
     let n = 1_072_578;
     let (mut value, gradient) = (random(&device, &[n]), random(&device, &[n]));
-    let mut moments = [random(&device, &[n]), Tensor::zeros(&device, DType::F32, &[n])];
+    let mut moments = [random(&device, &[n]), Tensor::zeros(&device, DType::F32, &[n]).expect("memory")];
     let update = Update { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-4, rate: 1e-3, step: 1 };
     let mut group = c.benchmark_group("adam");
     group.sample_size(10).throughput(floats(7 * n));
     group.bench_function("1,072,578 parameters", |b| {
-        b.iter(|| adam(&device, &update, &mut value, &gradient, &mut moments))
+        b.iter(|| adam(&device, &update, &mut value, &gradient, &mut moments).expect("an update"))
     });
 }
 

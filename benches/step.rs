@@ -41,7 +41,7 @@ fn step(c: &mut Criterion) {
     let (inputs, target) = batch(4, 6, 400);
     let mut model = EmberFormer::new(&ModelSettings::default(), &Device::cpu(), DType::F32, 0).expect("a valid model");
     let adam = AdamSettings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-4 };
-    let mut adam = Adam::new(adam, model.parameters());
+    let mut adam = Adam::new(adam, model.parameters()).expect("memory");
     let rates = LearningRates { temporal: 1e-3, spatial: 1e-4, refinement: 1e-3 };
     let loss = LossSettings::FOCAL_TVERSKY;
     let thresholds = Thresholds { prediction: 0.5, target: 0.05 };

@@ -53,6 +53,11 @@ impl Error {
         Self::failed(path.as_ref().display(), format_args!("{action}: {source}"), remedy)
     }
 
+    /// What is wrong, without subject and remedy.
+    pub fn problem(&self) -> &str {
+        &self.problem
+    }
+
     /// The same about something within `file`: a failure of the work, whatever it was before.
     pub fn within(self, file: impl fmt::Display) -> Self {
         let Self { subject, problem, remedy, .. } = self;

@@ -3,9 +3,9 @@
 //! Gradient contract: an op's backward takes the gradient of its output by value (it may reuse that memory) and adds its
 //! contribution to each input with [`Gradients::add`]; the first contribution is stored, later ones are summed.
 
+use crate::Result;
 use crate::device::Device;
 use crate::tensor::Tensor;
-use crate::{Result, with_real};
 use std::collections::HashMap;
 
 /// Names a value: what an op's backward keeps of an input whose elements it does not need.
@@ -106,18 +106,16 @@ impl Gradients {
     }
 
     /// Adds a contribution to the gradient of the value `id`.
-    pub fn add(&mut self, id: Id, gradient: Tensor) {
-        let Device::Cpu(cpu) = &self.device;
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn add(&mut self, id: Id, gradient: Tensor) -> Result<()> {
         match self.of.get_mut(&id) {
             None => {
                 self.of.insert(id, gradient);
+                Ok(())
             }
-            Some(sum) => with_real!(sum.dtype(), E => {
-                let terms = gradient.cpu::<E>();
-                crate::device::cpu::vectorized(|| {
-                    sum.cpu_mut::<E>(cpu).iter_mut().zip(terms).for_each(|(sum, term)| *sum += *term);
-                });
-            }),
+            Some(sum) => sum.add_assign(&self.device, &gradient),
         }
     }
 

@@ -1,7 +1,10 @@
 //! Shape, element type and storage of an array.
 
+use crate::Result;
 use crate::device::Device;
 use crate::device::cpu::{Buffer, Cpu, Real};
+use crate::device::gpu::{self, Gpu, Launch, params};
+use half::bf16;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::sync::Arc;
@@ -14,6 +17,31 @@ pub enum DType {
     F32,
     /// Double precision: for checks, on the CPU only.
     F64,
+    /// Half precision with the exponent of float (bfloat16): activations on a GPU.
+    BF16,
+}
+
+impl DType {
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::BF16 => 2,
+            Self::F32 => 4,
+            Self::F64 => 8,
+        }
+    }
+
+    /// What ends the name of a kernel for activations of this type.
+    ///
+    /// # Panics
+    /// For double precision, which has no kernels.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::BF16 => "bf16",
+            Self::F64 => unreachable!("a GPU computes in f32 or bf16"),
+        }
+    }
 }
 
 /// An array on a device. Clones share their storage.
@@ -27,9 +55,10 @@ pub struct Tensor {
 enum Storage {
     F32(Arc<Buffer<f32>>),
     F64(Arc<Buffer<f64>>),
+    Gpu(DType, Arc<gpu::Buffer>),
 }
 
-/// Runs `$body` with `$E` as the Rust type of a [`DType`].
+/// Runs `$body` with `$E` as the Rust type of a [`DType`] of the CPU path.
 #[macro_export]
 macro_rules! with_real {
     ($dtype:expr, $E:ident => $body:expr) => {
@@ -42,6 +71,7 @@ macro_rules! with_real {
                 type $E = f64;
                 $body
             }
+            $crate::tensor::DType::BF16 => unreachable!("the CPU computes in f32 or f64"),
         }
     };
 }
@@ -64,25 +94,49 @@ impl Tensor {
         Self { shape: shape.to_vec(), storage }
     }
 
+    /// A tensor in a GPU's memory.
+    pub(crate) fn from_gpu(shape: &[usize], dtype: DType, buffer: gpu::Buffer) -> Self {
+        Self { shape: shape.to_vec(), storage: Storage::Gpu(dtype, Arc::new(buffer)) }
+    }
+
     /// A tensor on `device` with values from the host, rounded to `dtype`.
+    ///
+    /// # Errors
+    /// Where the device's memory runs out.
     pub fn from_host(
         device: &Device,
         dtype: DType,
         shape: &[usize],
         values: impl ExactSizeIterator<Item = f64>,
-    ) -> Self {
-        let Device::Cpu(cpu) = device;
-        with_real!(dtype, E => {
-            let mut data = cpu.take::<E>(values.len());
-            data.iter_mut().zip(values).for_each(|(to, from)| *to = E::of(from));
-            Self::from_buffer(shape, data)
-        })
+    ) -> Result<Self> {
+        match (device, dtype) {
+            (Device::Cpu(cpu), _) => with_real!(dtype, E => {
+                let mut data = cpu.take::<E>(values.len());
+                data.iter_mut().zip(values).for_each(|(to, from)| *to = E::of(from));
+                Ok(Self::from_buffer(shape, data))
+            }),
+            (Device::Gpu(gpu), DType::BF16) => {
+                let values: Vec<bf16> = values.map(bf16::from_f64).collect();
+                Ok(Self::from_gpu(shape, dtype, gpu.upload(&values)?))
+            }
+            (Device::Gpu(gpu), _) => {
+                let values: Vec<f32> = values.map(|x| x as f32).collect();
+                Ok(Self::from_gpu(shape, DType::F32, gpu.upload(&values)?))
+            }
+        }
     }
 
     /// Zeros.
-    pub fn zeros(device: &Device, dtype: DType, shape: &[usize]) -> Self {
-        let Device::Cpu(cpu) = device;
-        with_real!(dtype, E => Self::from_buffer(shape, cpu.zeros::<E>(shape.iter().product())))
+    ///
+    /// # Errors
+    /// Where the device's memory runs out.
+    pub fn zeros(device: &Device, dtype: DType, shape: &[usize]) -> Result<Self> {
+        match device {
+            Device::Cpu(cpu) => {
+                with_real!(dtype, E => Ok(Self::from_buffer(shape, cpu.zeros::<E>(shape.iter().product()))))
+            }
+            Device::Gpu(gpu) => gpu.zeros(dtype, shape),
+        }
     }
 
     /// The shape, outermost dimension first.
@@ -105,6 +159,7 @@ impl Tensor {
         match self.storage {
             Storage::F32(_) => DType::F32,
             Storage::F64(_) => DType::F64,
+            Storage::Gpu(dtype, _) => dtype,
         }
     }
 
@@ -121,11 +176,12 @@ impl Tensor {
     /// The elements of a host tensor.
     ///
     /// # Panics
-    /// If the element type is another.
+    /// If the element type is another, or the tensor is on a GPU.
     pub fn cpu<E: Real>(&self) -> &[E] {
         let buffer: &dyn Any = match &self.storage {
             Storage::F32(data) => &**data,
             Storage::F64(data) => &**data,
+            Storage::Gpu(_, data) => &**data,
         };
         match buffer.downcast_ref::<Buffer<E>>() {
             Some(data) => data,
@@ -150,6 +206,7 @@ impl Tensor {
         let buffer: &mut dyn Any = match &mut self.storage {
             Storage::F32(data) => unique(data, cpu),
             Storage::F64(data) => unique(data, cpu),
+            Storage::Gpu(_, data) => data,
         };
         match buffer.downcast_mut::<Buffer<E>>() {
             Some(data) => data,
@@ -158,7 +215,106 @@ impl Tensor {
     }
 
     /// A copy of the values on the host, in double precision.
-    pub fn to_host(&self) -> Vec<f64> {
-        with_real!(self.dtype(), E => self.cpu::<E>().iter().map(|x| x.f64()).collect())
+    ///
+    /// # Errors
+    /// What the device reports of this copy or of a kernel before it.
+    pub fn to_host(&self) -> Result<Vec<f64>> {
+        match &self.storage {
+            Storage::Gpu(DType::BF16, data) => {
+                Ok(data.home().download::<bf16>(data, self.len())?.into_iter().map(f64::from).collect())
+            }
+            Storage::Gpu(_, data) => {
+                Ok(data.home().download::<f32>(data, self.len())?.into_iter().map(f64::from).collect())
+            }
+            _ => with_real!(self.dtype(), E => Ok(self.cpu::<E>().iter().map(|x| x.f64()).collect())),
+        }
     }
+
+    /// The device address of the first element, for parameter structs. Kernels write through it only to tensors that
+    /// [`Gpu::tensor`] has just made or [`Tensor::gpu_mut`] has made unique.
+    ///
+    /// # Panics
+    /// If the tensor is on the host.
+    pub fn gpu_address(&self) -> *mut std::ffi::c_void {
+        match &self.storage {
+            Storage::Gpu(_, data) => data.address(),
+            _ => panic!("a tensor in host memory given to a GPU"),
+        }
+    }
+
+    /// The device address to write to in place; copies the elements first where another tensor shares them.
+    ///
+    /// # Errors
+    /// Where memory for the copy runs out.
+    ///
+    /// # Panics
+    /// If the tensor is on the host.
+    pub fn gpu_mut(&mut self, gpu: &Gpu) -> Result<*mut std::ffi::c_void> {
+        let Storage::Gpu(_, data) = &mut self.storage else { panic!("a tensor in host memory given to a GPU") };
+        if Arc::get_mut(data).is_none() {
+            *data = Arc::new(gpu.copied(data)?);
+        }
+        Ok(data.address())
+    }
+
+    /// self += other, of the same length and type.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn add_assign(&mut self, device: &Device, other: &Self) -> Result<()> {
+        match device {
+            Device::Cpu(cpu) => with_real!(self.dtype(), E => {
+                let terms = other.cpu::<E>();
+                crate::device::cpu::vectorized(|| {
+                    self.cpu_mut::<E>(cpu).iter_mut().zip(terms).for_each(|(sum, term)| *sum += *term);
+                });
+                Ok(())
+            }),
+            Device::Gpu(gpu) => {
+                assert_eq!((self.dtype(), self.len()), (other.dtype(), other.len()), "terms of one kind");
+                let (to, len) = (self.gpu_mut(gpu)?, self.len());
+                let params = params::Add { to, from: other.gpu_address(), len: len as u64 };
+                gpu.launch_for("add", self.dtype(), elementwise(len), &params)
+            }
+        }
+    }
+
+    /// self *= factor.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn scale(&mut self, device: &Device, factor: f64) -> Result<()> {
+        match device {
+            Device::Cpu(cpu) => with_real!(self.dtype(), E => {
+                let factor = <E as Real>::of(factor);
+                self.cpu_mut::<E>(cpu).iter_mut().for_each(|x| *x *= factor);
+                Ok(())
+            }),
+            Device::Gpu(gpu) => {
+                let (values, len) = (self.gpu_mut(gpu)?, self.len());
+                let params = params::Scale { values, len: len as u64, factor: factor as f32 };
+                gpu.launch_for("scale", self.dtype(), elementwise(len), &params)
+            }
+        }
+    }
+
+    /// A float tensor of a GPU in the type `dtype`: itself where that is float.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn cast(&self, gpu: &Gpu, dtype: DType) -> Result<Self> {
+        if dtype == self.dtype() {
+            return Ok(self.clone());
+        }
+        assert_eq!(self.dtype(), DType::F32, "parameters are float");
+        let cast = gpu.tensor(dtype, &self.shape)?;
+        let params = params::Cast { to: cast.gpu_address(), from: self.gpu_address().cast(), len: self.len() as u64 };
+        gpu.launch_for("cast", dtype, elementwise(self.len()), &params)?;
+        Ok(cast)
+    }
+}
+
+/// A launch over `len` elements in a grid-stride loop.
+fn elementwise(len: usize) -> Launch {
+    Launch::linear(len.div_ceil(4 * 256).min(4096), 256)
 }

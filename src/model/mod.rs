@@ -8,7 +8,7 @@ pub use crate::ops::dropout::DropoutKey;
 pub use count::ParameterCounts;
 pub use parameters::{Group, Kind, Parameter, Parameters};
 
-use crate::device::Device;
+use crate::device::{Array, Device};
 use crate::ops::batch_norm::MaskBits;
 use crate::ops::loss::{Comparison, LossReport, LossSettings, Thresholds, segmentation_loss};
 use crate::patch::Grid;
@@ -16,7 +16,6 @@ use crate::tensor::DType;
 use crate::{Error, Result};
 use network::Pass;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 /// What the network looks like (SPEC §2).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -119,11 +118,11 @@ pub struct Target {
 
 impl Inputs {
     /// The last step of every history.
-    fn last_frames(&self) -> MaskBits {
+    fn last_frames(&self, device: &Device) -> Result<MaskBits> {
         let window = self.grid.patches() * self.grid.words();
         let histories = self.frames.chunks_exact(self.history * window);
         let bits = histories.flat_map(|frames| frames[frames.len() - window..].iter().copied()).collect();
-        MaskBits { grid: self.grid, bits }
+        Ok(MaskBits { grid: self.grid, bits: Array::new(device, bits)? })
     }
 
     /// Whether every array has the length that the sizes call for, and the network can take it.
@@ -173,7 +172,7 @@ impl EmberFormer {
     /// For settings that make no network.
     pub fn new(settings: &ModelSettings, device: &Device, dtype: DType, seed: u64) -> Result<Self> {
         settings.check()?;
-        Ok(Self { settings: settings.clone(), parameters: Parameters::new(settings, device, dtype, seed) })
+        Ok(Self { settings: settings.clone(), parameters: Parameters::new(settings, device, dtype, seed)? })
     }
 
     /// What the network looks like.
@@ -267,7 +266,7 @@ impl EmberFormer {
     /// For a batch that does not fit the model.
     pub fn logits(&self, inputs: &Inputs) -> Result<Vec<f64>> {
         inputs.check(&self.settings)?;
-        Ok(Pass::new(&self.settings, &self.parameters, inputs, false, None).logits()?.value().to_host())
+        Pass::new(&self.settings, &self.parameters, inputs, false, None).logits()?.value().to_host()
     }
 
     /// Logits in training mode without dropout, [B, H, W]; running statistics stay.
@@ -279,7 +278,7 @@ impl EmberFormer {
         // A key draws nothing where both probabilities are zero.
         let settings = ModelSettings { dropout: 0.0, head_dropout: 0.0, ..self.settings.clone() };
         let key = DropoutKey { seed: 0, step: 0 };
-        Ok(Pass::new(&settings, &self.parameters, inputs, false, Some(key)).logits()?.value().to_host())
+        Pass::new(&settings, &self.parameters, inputs, false, Some(key)).logits()?.value().to_host()
     }
 
     fn comparison(&self, inputs: &Inputs, target: &Target, training: bool) -> Result<Comparison> {
@@ -296,10 +295,11 @@ impl EmberFormer {
                 "use a target of the same window",
             ));
         }
+        let device = self.parameters.device();
         Ok(Comparison {
-            target: MaskBits { grid: inputs.grid, bits: Arc::from(target.bits.as_slice()) },
-            last: inputs.last_frames(),
-            valid_patches: Arc::from(target.valid_patches.as_slice()),
+            target: MaskBits { grid: inputs.grid, bits: Array::new(device, target.bits.clone())? },
+            last: inputs.last_frames(device)?,
+            valid_patches: Array::new(device, target.valid_patches.clone())?,
             training,
         })
     }

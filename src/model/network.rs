@@ -2,6 +2,7 @@
 
 use super::{FireEmbedding, Inputs, ModelSettings, Parameters};
 use crate::Result;
+use crate::device::Array;
 use crate::ops::attention::attention;
 use crate::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu};
 use crate::ops::conv::conv;
@@ -17,7 +18,6 @@ use crate::ops::token_embedding::{Tokens, token_embedding};
 use crate::ops::up_conv::up_conv;
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Tensor};
-use std::sync::Arc;
 
 /// One forward pass: the tape, the model's tensors on it, and the running statistics, which a training pass moves.
 pub(super) struct Pass<'a> {
@@ -73,7 +73,7 @@ impl<'a> Pass<'a> {
         self.vars[0].value().dtype()
     }
 
-    fn host(&self, shape: &[usize], values: &[f32]) -> Tensor {
+    fn host(&self, shape: &[usize], values: &[f32]) -> Result<Tensor> {
         let values = values.iter().map(|x| f64::from(*x));
         Tensor::from_host(self.tape.device(), self.dtype(), shape, values)
     }
@@ -89,7 +89,7 @@ impl<'a> Pass<'a> {
     fn embed(&mut self) -> Result<Var> {
         let Inputs { batch, history, grid, .. } = *self.inputs;
         let wind = if self.settings.use_wind {
-            let wind = self.host(&[batch * history, 2], &self.inputs.wind);
+            let wind = self.host(&[batch * history, 2], &self.inputs.wind)?;
             let wind = self.tape.leaf(wind);
             let hidden = self.layer(&wind, "token_embedder.wind_embed.0", Activation::Gelu(None))?; // [B·T, d/2]
             Some(self.layer(&hidden, "token_embedder.wind_embed.2", Activation::Identity)?) // [B·T, d]
@@ -98,20 +98,21 @@ impl<'a> Pass<'a> {
         };
         let statics = if self.settings.use_static {
             let shape = [batch * grid.patches(), self.settings.static_channels];
-            let statics = self.host(&shape, &self.inputs.statics);
+            let statics = self.host(&shape, &self.inputs.statics)?;
             let statics = self.tape.leaf(statics);
             Some(self.layer(&statics, "token_embedder.static_embed", Activation::Identity)?) // [B·N, d]
         } else {
             None
         };
         let ages = self.inputs.valid_steps.chunks_exact(history).flat_map(|steps| {
-            steps.iter().scan(0usize, |real, valid| {
-                *real += usize::from(*valid);
+            steps.iter().scan(0u32, |real, valid| {
+                *real += u32::from(*valid);
                 Some(real.saturating_sub(1))
             })
         });
-        let frames = Arc::from(self.inputs.frames.as_slice());
-        let tokens = Tokens { batch, history, grid, frames, ages: ages.collect() };
+        let frames = Array::new(self.tape.device(), self.inputs.frames.clone())?;
+        let ages = Array::new(self.tape.device(), ages.collect())?;
+        let tokens = Tokens { batch, history, grid, frames, ages };
         let weight = self.var("token_embedder.fire_embed.weight");
         let bias = self.var("token_embedder.fire_embed.bias");
         token_embedding(&mut self.tape, &tokens, &weight, &bias, wind.as_ref(), statics.as_ref())
@@ -120,7 +121,7 @@ impl<'a> Pass<'a> {
     /// The last step's features [B·N, d]. Earlier steps serve the last layer as keys and values only.
     fn temporal(&mut self, mut x: Var) -> Result<Var> {
         let (d, p) = (self.settings.d_model, self.settings.dropout);
-        let valid: Arc<[bool]> = self.inputs.valid_steps.as_slice().into();
+        let valid = Array::new(self.tape.device(), self.inputs.valid_steps.clone())?;
         for l in 0..self.settings.layers {
             let name = |part: &str| format!("temporal_transformer.transformer.layers.{l}.{part}");
             let last = l + 1 == self.settings.layers;
@@ -207,7 +208,10 @@ impl<'a> Pass<'a> {
         let map = Map { batch, height: grid.rows, width: grid.cols, channels: x.shape()[1], halo: 1 };
         x = to_map(&mut self.tape, &x, map)?;
         let stages = self.settings.stages().len();
-        let mask = self.settings.last_frame_skip.then(|| self.inputs.last_frames());
+        let mask = match self.settings.last_frame_skip {
+            true => Some(self.inputs.last_frames(self.tape.device())?),
+            false => None,
+        };
         for stage in 0..stages {
             let name = |i: usize| format!("refinement_decoder.upsample_layers.{}", 6 * stage + i);
             let skip = mask.as_ref().filter(|_| stage + 1 == stages);

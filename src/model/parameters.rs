@@ -65,7 +65,10 @@ pub struct Parameters {
 
 impl Parameters {
     /// The tensors of a model with fresh values drawn from `seed`.
-    pub fn new(settings: &ModelSettings, device: &Device, dtype: DType, seed: u64) -> Self {
+    ///
+    /// # Errors
+    /// Where the device's memory runs out.
+    pub fn new(settings: &ModelSettings, device: &Device, dtype: DType, seed: u64) -> Result<Self> {
         let mut plan = Plan::default();
         plan.model(settings);
         let all: Vec<Parameter> = plan
@@ -77,12 +80,12 @@ impl Parameters {
                 rng.set_stream(i as u64);
                 let values = (0..shape.iter().product::<usize>()).map(|_| init.draw(&mut rng));
                 let values: Vec<f64> = values.map(|x| f64::from(x as f32)).collect();
-                let value = Tensor::from_host(device, dtype, &shape, values.into_iter());
-                Parameter { name, shape, kind, value, gradient: None }
+                let value = Tensor::from_host(device, dtype, &shape, values.into_iter())?;
+                Ok(Parameter { name, shape, kind, value, gradient: None })
             })
-            .collect();
+            .collect::<Result<_>>()?;
         let by_name = all.iter().enumerate().map(|(i, p)| (p.name.clone(), i)).collect();
-        Self { device: device.clone(), dtype, all, by_name }
+        Ok(Self { device: device.clone(), dtype, all, by_name })
     }
 
     /// Every tensor in order.
@@ -104,13 +107,22 @@ impl Parameters {
     }
 
     /// The values of a tensor, copied to the host.
-    pub fn get(&self, name: &str) -> Option<Vec<f32>> {
-        self.get_f64(name).map(|values| values.into_iter().map(|x| x as f32).collect())
+    ///
+    /// # Errors
+    /// Where there is no such tensor, or what the device reports.
+    pub fn get(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.get_f64(name)?.into_iter().map(|x| x as f32).collect())
     }
 
     /// The values of a tensor in double precision, copied to the host.
-    pub fn get_f64(&self, name: &str) -> Option<Vec<f64>> {
-        self.position(name).map(|i| self.all[i].value.to_host())
+    ///
+    /// # Errors
+    /// See [`Parameters::get`].
+    pub fn get_f64(&self, name: &str) -> Result<Vec<f64>> {
+        match self.position(name) {
+            Some(i) => self.all[i].value.to_host(),
+            None => Err(unknown(name)),
+        }
     }
 
     /// Overwrites a tensor.
@@ -126,9 +138,7 @@ impl Parameters {
     /// # Errors
     /// Where there is no such tensor or its length is another.
     pub fn set_f64(&mut self, name: &str, values: &[f64]) -> Result<()> {
-        let Some(i) = self.position(name) else {
-            return Err(Error::failed(name, "the model has no such tensor", "use weights of the same configuration"));
-        };
+        let Some(i) = self.position(name) else { return Err(unknown(name)) };
         let parameter = &mut self.all[i];
         if parameter.value.len() != values.len() {
             return Err(Error::failed(
@@ -137,36 +147,46 @@ impl Parameters {
                 "use weights of the same configuration",
             ));
         }
-        parameter.value = Tensor::from_host(&self.device, self.dtype, &parameter.shape, values.iter().copied());
+        parameter.value = Tensor::from_host(&self.device, self.dtype, &parameter.shape, values.iter().copied())?;
         Ok(())
     }
 
     /// The gradient of the last training step, copied to the host; none for running statistics and before a step.
-    pub fn gradient(&self, name: &str) -> Option<Vec<f64>> {
-        self.position(name).and_then(|i| self.all[i].gradient.as_ref().map(Tensor::to_host))
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn gradient(&self, name: &str) -> Result<Option<Vec<f64>>> {
+        self.position(name).and_then(|i| self.all[i].gradient.as_ref().map(Tensor::to_host)).transpose()
     }
 
     /// Euclidean norm of the gradients of a group, or of all.
-    pub fn gradient_norm(&self, group: Option<Group>) -> f64 {
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn gradient_norm(&self, group: Option<Group>) -> Result<f64> {
         let gradients = self.all.iter().filter(|p| match p.kind {
             Kind::Weight(of) => group.is_none_or(|group| of == group),
             Kind::Buffer => false,
         });
-        let squares =
-            gradients.filter_map(|p| p.gradient.as_ref()).map(|g| g.to_host().iter().map(|x| x * x).sum::<f64>());
-        squares.sum::<f64>().sqrt()
+        let squares = gradients
+            .filter_map(|p| p.gradient.as_ref())
+            .map(|g| Ok(g.to_host()?.iter().map(|x| x * x).sum::<f64>()))
+            .sum::<Result<f64>>()?;
+        Ok(squares.sqrt())
     }
 
     /// Multiplies every gradient, as gradient clipping does.
-    pub fn scale_gradients(&mut self, factor: f64) {
-        let Device::Cpu(cpu) = &self.device;
-        for gradient in self.all.iter_mut().filter_map(|p| p.gradient.as_mut()) {
-            crate::with_real!(gradient.dtype(), E => {
-                let factor = <E as crate::device::cpu::Real>::of(factor);
-                gradient.cpu_mut::<E>(cpu).iter_mut().for_each(|x| *x *= factor);
-            });
-        }
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn scale_gradients(&mut self, factor: f64) -> Result<()> {
+        let device = &self.device;
+        self.all.iter_mut().filter_map(|p| p.gradient.as_mut()).try_for_each(|g| g.scale(device, factor))
     }
+}
+
+fn unknown(name: &str) -> Error {
+    Error::failed(name, "the model has no such tensor", "use weights of the same configuration")
 }
 
 impl Init {

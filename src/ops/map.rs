@@ -1,7 +1,14 @@
 //! Geometry of feature maps in memory, and loops over their lines.
 
 use crate::device::cpu::Real;
+use crate::device::gpu::params;
 use rayon::prelude::*;
+
+/// Channels that a GPU stores of each pixel: the next multiple of 8, those beyond zeros, so that a pixel is whole 16-byte
+/// vectors.
+pub fn stored_channels(channels: usize) -> usize {
+    channels.next_multiple_of(8)
+}
 
 /// A feature map of `batch` samples, channels last, with `halo` zero pixels on every side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +34,23 @@ impl Map {
     /// The tensor's shape.
     pub fn shape(&self) -> [usize; 4] {
         [self.batch, self.height + 2 * self.halo, self.width + 2 * self.halo, self.channels]
+    }
+
+    /// The geometry as kernels take it.
+    pub fn params(&self) -> params::Map {
+        params::Map {
+            batch: self.batch as u32,
+            height: self.height as u32,
+            width: self.width as u32,
+            channels: self.channels as u32,
+            stride: stored_channels(self.channels) as u32,
+            halo: self.halo as u32,
+        }
+    }
+
+    /// The shape of the tensor that a GPU keeps: see [`stored_channels`].
+    pub fn stored_shape(&self) -> [usize; 4] {
+        self.with_channels(stored_channels(self.channels)).shape()
     }
 
     /// Elements, halo included.

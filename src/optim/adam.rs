@@ -16,15 +16,18 @@ pub struct Adam {
 
 impl Adam {
     /// Fresh moments for the weights of `parameters`.
-    pub fn new(settings: AdamSettings, parameters: &Parameters) -> Self {
+    ///
+    /// # Errors
+    /// Where the device's memory runs out.
+    pub fn new(settings: AdamSettings, parameters: &Parameters) -> Result<Self> {
         let weights = parameters.iter().filter(|p| matches!(p.kind, Kind::Weight(_)));
         let moments = weights
             .map(|p| {
                 let zeros = || Tensor::zeros(parameters.device(), p.value.dtype(), &p.shape);
-                (p.name.clone(), [zeros(), zeros()])
+                Ok((p.name.clone(), [zeros()?, zeros()?]))
             })
-            .collect();
-        Self { settings, updates: [0; 3], moments }
+            .collect::<Result<_>>()?;
+        Ok(Self { settings, updates: [0; 3], moments })
     }
 
     /// One update from the gradients of the last training step; groups in `frozen` and weights without a gradient stay. A
@@ -50,7 +53,7 @@ impl Adam {
             };
             let AdamSettings { beta1, beta2, eps, weight_decay } = self.settings;
             let update = Update { beta1, beta2, eps, weight_decay, rate, step: self.updates[group as usize] };
-            adam(&device, &update, &mut parameter.value, gradient, moments);
+            adam(&device, &update, &mut parameter.value, gradient, moments)?;
         }
         Ok(())
     }
@@ -60,10 +63,13 @@ impl Adam {
         self.updates
     }
 
-    /// First and second moment of a weight, copied to the host.
-    pub fn moments(&self, name: &str) -> Option<(Vec<f32>, Vec<f32>)> {
-        let host = |t: &Tensor| t.to_host().into_iter().map(|x| x as f32).collect();
-        self.moments.get(name).map(|[first, second]| (host(first), host(second)))
+    /// First and second moment of a weight, copied to the host; none where there is no such weight.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn moments(&self, name: &str) -> Result<Option<(Vec<f32>, Vec<f32>)>> {
+        let host = |t: &Tensor| Ok(t.to_host()?.into_iter().map(|x| x as f32).collect());
+        self.moments.get(name).map(|[first, second]| Ok((host(first)?, host(second)?))).transpose()
     }
 
     /// Sets the updates of each group and every weight's moments, as `moments` gives them by name.
@@ -83,7 +89,7 @@ impl Adam {
                     return Err(foreign(name));
                 }
                 let values = from.iter().map(|x| f64::from(*x));
-                *to = Tensor::from_host(parameters.device(), to.dtype(), to.shape(), values);
+                *to = Tensor::from_host(parameters.device(), to.dtype(), to.shape(), values)?;
             }
         }
         self.updates = updates;

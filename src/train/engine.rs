@@ -26,7 +26,7 @@ impl Engine {
     /// Settings that make no network.
     pub fn new(settings: &ModelSettings, adam: AdamSettings, device: &Device, seed: u64) -> Result<Self> {
         let model = EmberFormer::new(settings, device, DType::F32, seed)?;
-        let adam = Adam::new(adam, model.parameters());
+        let adam = Adam::new(adam, model.parameters())?;
         Ok(Self { model, adam })
     }
 }
@@ -72,13 +72,14 @@ impl Learner for Engine {
         self.model.train_step(&batch.inputs, &batch.target, loss, thresholds, key)
     }
 
-    fn gradient_norm(&self, frozen: &[Group]) -> f64 {
+    fn gradient_norm(&self, frozen: &[Group]) -> Result<f64> {
         let trained = Group::ALL.into_iter().filter(|group| !frozen.contains(group));
-        trained.map(|group| self.model.parameters().gradient_norm(Some(group)).powi(2)).sum::<f64>().sqrt()
+        let squares = trained.map(|group| Ok(self.model.parameters().gradient_norm(Some(group))?.powi(2)));
+        Ok(squares.sum::<Result<f64>>()?.sqrt())
     }
 
-    fn scale_gradients(&mut self, factor: f64) {
-        self.model.parameters_mut().scale_gradients(factor);
+    fn scale_gradients(&mut self, factor: f64) -> Result<()> {
+        self.model.parameters_mut().scale_gradients(factor)
     }
 
     fn update(&mut self, rates: &LearningRates, frozen: &[Group]) -> Result<()> {
@@ -98,10 +99,9 @@ impl Learner for Engine {
         let tensor = |shape: &[usize], values| HostTensor { shape: shape.to_vec(), values };
         for parameter in self.model.parameters().iter() {
             let name = &parameter.name;
-            if let Some(values) = self.model.parameters().get(name) {
-                saved.weights.insert(name.clone(), tensor(&parameter.shape, values));
-            }
-            if let (Kind::Weight(_), Some((first, second))) = (parameter.kind, self.adam.moments(name)) {
+            let values = self.model.parameters().get(name)?;
+            saved.weights.insert(name.clone(), tensor(&parameter.shape, values));
+            if let (Kind::Weight(_), Some((first, second))) = (parameter.kind, self.adam.moments(name)?) {
                 let moments = (tensor(&parameter.shape, first), tensor(&parameter.shape, second));
                 saved.moments.insert(name.clone(), moments);
             }

@@ -40,9 +40,9 @@ pub trait Learner {
         key: DropoutKey,
     ) -> Result<LossReport>;
     /// Euclidean norm of the gradients of all groups but the frozen ones.
-    fn gradient_norm(&self, frozen: &[Group]) -> f64;
+    fn gradient_norm(&self, frozen: &[Group]) -> Result<f64>;
     /// Multiplies all gradients.
-    fn scale_gradients(&mut self, factor: f64);
+    fn scale_gradients(&mut self, factor: f64) -> Result<()>;
     /// The optimiser's step; the frozen groups stay as they are.
     fn update(&mut self, rates: &LearningRates, frozen: &[Group]) -> Result<()>;
     /// Forward in evaluation mode.
@@ -254,10 +254,10 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
         self.samples = samples.to_vec();
         self.check_finite("the loss", report.loss)?;
         let frozen: &[Group] = if epoch < recipe.frozen_epochs { &[Group::Spatial] } else { &[] };
-        let norm = self.learner.gradient_norm(frozen);
+        let norm = self.learner.gradient_norm(frozen)?;
         self.check_finite("the gradient's norm", norm)?;
         if let Some(limit) = recipe.grad_clip.filter(|limit| norm > *limit) {
-            self.learner.scale_gradients(limit / norm);
+            self.learner.scale_gradients(limit / norm)?;
         }
         let factor = recipe.schedule.factor(step, epochs * steps_per_epoch);
         let LearningRates { temporal, spatial, refinement } = recipe.rates;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Clone, Default)]
 pub struct Cpu {
     pool: Arc<Mutex<Pool>>,
+    reason: Option<Arc<str>>,
 }
 
 #[derive(Default)]
@@ -19,6 +20,16 @@ struct Pool {
 }
 
 impl Cpu {
+    /// The host where a GPU was preferred but cannot be used.
+    pub fn instead_of_gpu(reason: &str) -> Self {
+        Self { reason: Some(reason.into()), ..Self::default() }
+    }
+
+    /// Why no GPU is used, where one was preferred.
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
     /// A buffer of `len` elements whose content is arbitrary: the caller writes every element.
     pub fn take<E: Real>(&self, len: usize) -> Buffer<E> {
         let bytes = len * size_of::<E>();

@@ -5,7 +5,7 @@ pub mod cpu;
 
 use crate::device::Device;
 use crate::tensor::Tensor;
-use crate::with_real;
+use crate::{Result, with_real};
 
 /// The factors of one update.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,10 +25,23 @@ pub struct Update {
 }
 
 /// Updates value and moments in place; all of one shape.
-pub fn adam(device: &Device, update: &Update, value: &mut Tensor, gradient: &Tensor, moments: &mut [Tensor; 2]) {
-    let Device::Cpu(cpu) = device;
+///
+/// # Errors
+/// What the device reports.
+pub fn adam(
+    device: &Device,
+    update: &Update,
+    value: &mut Tensor,
+    gradient: &Tensor,
+    moments: &mut [Tensor; 2],
+) -> Result<()> {
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(_) => return Err(crate::ops::unported("adam")),
+    };
     let [first, second] = moments;
     with_real!(value.dtype(), E => {
         cpu::update::<E>(update, value.cpu_mut(cpu), gradient.cpu(), first.cpu_mut(cpu), second.cpu_mut(cpu));
     });
+    Ok(())
 }

@@ -6,23 +6,25 @@
 
 pub mod cpu;
 
-use crate::device::Device;
+use crate::device::{Array, Device};
 use crate::ops::dropout::Dropout;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 use crate::{Result, with_real};
-use std::sync::Arc;
 
 /// Attention of every patch's queries over its own steps.
 pub fn attention(
     tape: &mut Tape,
     q: &Var,
     kv: &Var,
-    valid: &Arc<[bool]>,
+    valid: &Array<bool>,
     heads: usize,
     dropout: Option<Dropout>,
 ) -> Result<Var> {
-    let Device::Cpu(cpu) = tape.device().clone();
+    let cpu = match tape.device().clone() {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(_) => return Err(crate::ops::unported("attention")),
+    };
     let (q, kv) = (q.clone(), kv.clone());
     let sizes = cpu::Sizes {
         rows: q.shape()[0],
@@ -34,7 +36,7 @@ pub fn attention(
     };
     let valid = valid.clone();
     let (y, p) = with_real!(q.value().dtype(), E => {
-        let (y, p) = cpu::forward::<E>(&cpu, &sizes, q.value().cpu(), kv.value().cpu(), &valid, dropout.as_ref());
+        let (y, p) = cpu::forward::<E>(&cpu, &sizes, q.value().cpu(), kv.value().cpu(), valid.host(), dropout.as_ref());
         let p_shape = [sizes.rows, heads, sizes.queries, sizes.steps];
         (Tensor::from_buffer(q.shape(), y), Tensor::from_buffer(&p_shape, p))
     });
@@ -42,8 +44,8 @@ pub fn attention(
         with_real!(dy.dtype(), E => {
             let (dq, dkv) =
                 cpu::backward::<E>(&cpu, &sizes, dy.cpu(), q.value().cpu(), kv.value().cpu(), p.cpu(), dropout.as_ref());
-            gradients.add(q.id(), Tensor::from_buffer(q.shape(), dq));
-            gradients.add(kv.id(), Tensor::from_buffer(kv.shape(), dkv));
+            gradients.add(q.id(), Tensor::from_buffer(q.shape(), dq))?;
+            gradients.add(kv.id(), Tensor::from_buffer(kv.shape(), dkv))?;
         });
         Ok(())
     }))

@@ -6,13 +6,12 @@
 
 pub mod cpu;
 
-use crate::device::Device;
+use crate::device::{Array, Device};
 use crate::ops::map::Map;
 use crate::patch::Grid;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 use crate::{Result, with_real};
-use std::sync::Arc;
 
 /// Which statistics normalise.
 pub enum Statistics<'a> {
@@ -28,14 +27,14 @@ pub struct MaskBits {
     /// Patch grid of the window.
     pub grid: Grid,
     /// [B, N, words]
-    pub bits: Arc<[u64]>,
+    pub bits: Array<u64>,
 }
 
 impl MaskBits {
-    /// The bits of sample `b`.
+    /// The bits of sample `b`, for the ops of the CPU.
     pub fn window(&self, b: usize) -> &[u64] {
         let len = self.grid.patches() * self.grid.words();
-        &self.bits[b * len..][..len]
+        &self.bits.host()[b * len..][..len]
     }
 }
 
@@ -49,7 +48,10 @@ pub fn batch_norm_relu(
     halo: usize,
     append: Option<&MaskBits>,
 ) -> Result<Var> {
-    let Device::Cpu(cpu) = tape.device().clone();
+    let cpu = match tape.device().clone() {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(_) => return Err(crate::ops::unported("batch_norm")),
+    };
     let map = Map::of(x.shape(), halo);
     let out = map.with_channels(map.channels + usize::from(append.is_some()));
     let of_batch = matches!(statistics, Statistics::Batch(..));
@@ -76,9 +78,9 @@ pub fn batch_norm_relu(
             let affine = cpu::Affine::<E>::unpack(affine.cpu());
             let (dgamma, dbeta) = cpu::backward(&map, dy.cpu_mut(&cpu), x.value().cpu(), &affine, of_batch);
             let c = [map.channels];
-            gradients.add(gamma, Tensor::from_buffer(&c, cpu.copied(&dgamma)));
-            gradients.add(beta, Tensor::from_buffer(&c, cpu.copied(&dbeta)));
-            gradients.add(x.id(), dy);
+            gradients.add(gamma, Tensor::from_buffer(&c, cpu.copied(&dgamma)))?;
+            gradients.add(beta, Tensor::from_buffer(&c, cpu.copied(&dbeta)))?;
+            gradients.add(x.id(), dy)?;
         });
         Ok(())
     }))

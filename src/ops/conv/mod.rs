@@ -13,7 +13,10 @@ use crate::{Result, with_real};
 
 /// The convolution.
 pub fn conv(tape: &mut Tape, x: &Var, weight: &Var, passive: usize) -> Result<Var> {
-    let Device::Cpu(cpu) = tape.device().clone();
+    let cpu = match tape.device().clone() {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(_) => return Err(crate::ops::unported("conv")),
+    };
     let input = Map::of(x.shape(), 1);
     let output = input.with_channels(weight.shape()[0]);
     assert_eq!(weight.shape()[1], input.channels, "conv: {:?} by {:?}", x.shape(), weight.shape());
@@ -25,12 +28,12 @@ pub fn conv(tape: &mut Tape, x: &Var, weight: &Var, passive: usize) -> Result<Va
     Ok(tape.record(y, move |dy, gradients| {
         with_real!(dy.dtype(), E => {
             let dw = cpu::weight_gradient::<E>(&input, x.value().cpu(), &output, dy.cpu());
-            gradients.add(weight.id(), Tensor::from_buffer(weight.shape(), cpu.copied(&dw)));
+            gradients.add(weight.id(), Tensor::from_buffer(weight.shape(), cpu.copied(&dw)))?;
             let id = x.id();
             drop(x);
             let dx_map = input.with_channels(input.channels - passive);
             let dx = cpu::input_gradient::<E>(&cpu, &output, dy.cpu(), weight.value().cpu(), &input, &dx_map);
-            gradients.add(id, Tensor::from_buffer(&dx_map.shape(), dx));
+            gradients.add(id, Tensor::from_buffer(&dx_map.shape(), dx))?;
         });
         Ok(())
     }))

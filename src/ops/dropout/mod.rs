@@ -2,11 +2,14 @@
 //! same mask again and nothing is stored.
 //!
 //! Source: J. K. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011. The counter is
-//! (element / 4, site, step's low and high word), the key is the seed; word element mod 4 decides.
+//! (element / 8, site, step's low and high word), the key is the seed. The four words that come out are eight halves of 16
+//! bits, the low half of the first word first; half element mod 8 decides, so p is a multiple of 1/65536.
 
 pub mod cpu;
+mod gpu;
 
 use crate::device::Device;
+use crate::device::gpu::params;
 use crate::tape::{Tape, Var};
 use crate::{Result, with_real};
 
@@ -30,15 +33,42 @@ pub struct Dropout {
     pub site: u32,
 }
 
+impl Dropout {
+    /// Of 65536 values of an element's 16 bits, the lowest so many drop it.
+    pub fn threshold(&self) -> u16 {
+        (self.probability * 65536.0).round().min(65535.0) as u16
+    }
+
+    /// What kept elements are multiplied with: 1 / (1 − p).
+    pub fn scale(&self) -> f64 {
+        1.0 / (1.0 - f64::from(self.threshold()) / 65536.0)
+    }
+
+    /// The layer as kernels take it; without one nothing is dropped.
+    pub fn params(dropout: Option<&Self>) -> params::Dropout {
+        let words = |x: u64| [x as u32, (x >> 32) as u32];
+        dropout.map_or(params::Dropout { scale: 1.0, ..params::Dropout::default() }, |layer| params::Dropout {
+            threshold: layer.threshold().into(),
+            scale: layer.scale() as f32,
+            site: layer.site,
+            step: words(layer.key.step),
+            seed: words(layer.key.seed),
+        })
+    }
+}
+
 /// Drops elements of x; any shape.
 pub fn dropout(tape: &mut Tape, x: &Var, dropout: Option<Dropout>) -> Result<Var> {
     let Some(layer) = dropout else { return Ok(x.clone()) };
-    let Device::Cpu(cpu) = tape.device().clone();
+    let cpu = match tape.device().clone() {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(gpu) => return gpu::dropout(tape, &gpu, x, &layer),
+    };
     let (id, mut y) = (x.id(), x.value().clone());
     with_real!(y.dtype(), E => cpu::apply(&layer, y.cpu_mut::<E>(&cpu)));
     Ok(tape.record(y, move |mut dy, gradients| {
         with_real!(dy.dtype(), E => cpu::apply(&layer, dy.cpu_mut::<E>(&cpu)));
-        gradients.add(id, dy);
+        gradients.add(id, dy)?;
         Ok(())
     }))
 }

@@ -22,7 +22,10 @@ pub enum Activation {
 
 /// The layer; leading dimensions of x are rows.
 pub fn linear(tape: &mut Tape, x: &Var, weight: &Var, bias: Option<&Var>, activation: Activation) -> Result<Var> {
-    let Device::Cpu(cpu) = tape.device().clone();
+    let cpu = match tape.device().clone() {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(_) => return Err(crate::ops::unported("linear")),
+    };
     let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
     assert_eq!(x.shape().last(), Some(&inputs), "linear: {:?} by {:?}", x.shape(), weight.shape());
     let mut shape = x.shape().to_vec();
@@ -46,12 +49,12 @@ pub fn linear(tape: &mut Tape, x: &Var, weight: &Var, bias: Option<&Var>, activa
                 cpu::gelu_backward::<E>(dy.cpu_mut(&cpu), pre.cpu(), drop.as_ref());
             }
             let (dw, db) = cpu::weight_gradient::<E>(x.value().cpu(), dy.cpu(), inputs, outputs);
-            gradients.add(weight.id(), Tensor::from_buffer(weight.shape(), cpu.copied(&dw)));
+            gradients.add(weight.id(), Tensor::from_buffer(weight.shape(), cpu.copied(&dw)))?;
             if let Some(bias) = bias {
-                gradients.add(bias, Tensor::from_buffer(&[outputs], cpu.copied(&db)));
+                gradients.add(bias, Tensor::from_buffer(&[outputs], cpu.copied(&db)))?;
             }
             let dx = cpu::input_gradient::<E>(&cpu, dy.cpu(), weight.value().cpu(), inputs);
-            gradients.add(x.id(), Tensor::from_buffer(x.shape(), dx));
+            gradients.add(x.id(), Tensor::from_buffer(x.shape(), dx))?;
         });
         Ok(())
     }))

@@ -66,7 +66,7 @@ impl Masks {
         let grid = comparison.target.grid;
         grid.unpack_line(comparison.target.window(b), y, &mut self.target);
         grid.unpack_line(comparison.last.window(b), y, &mut self.last);
-        let valid = &comparison.valid_patches[b * grid.patches() + y / grid.patch * grid.cols..];
+        let valid = &comparison.valid_patches.host()[b * grid.patches() + y / grid.patch * grid.cols..];
         for (pixels, valid) in self.valid.chunks_exact_mut(grid.patch).zip(valid) {
             pixels.fill(*valid);
         }

@@ -2,13 +2,12 @@
 
 pub mod cpu;
 
-use crate::device::Device;
+use crate::device::{Array, Device};
 use crate::ops::batch_norm::MaskBits;
 use crate::tape::Var;
 use crate::tensor::Tensor;
 use crate::{Result, with_real};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 /// Which loss, with its weights and parameters (SPEC §3).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -131,7 +130,7 @@ pub struct Comparison {
     /// Burning pixels of the last frame of the history.
     pub last: MaskBits,
     /// Whether a patch's pixels count, [B, N].
-    pub valid_patches: Arc<[bool]>,
+    pub valid_patches: Array<bool>,
     /// Training or evaluation: the cross-entropy's weight of burning pixels holds in training only.
     pub training: bool,
 }
@@ -149,7 +148,10 @@ pub fn segmentation_loss(
     thresholds: &Thresholds,
     backward: bool,
 ) -> Result<(LossReport, Option<Tensor>)> {
-    let Device::Cpu(cpu) = device;
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(_) => return Err(crate::ops::unported("loss")),
+    };
     with_real!(logits.value().dtype(), E => {
         let z = logits.value().cpu::<E>();
         let (report, sums) = cpu::forward(z, comparison, settings, thresholds);

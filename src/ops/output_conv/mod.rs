@@ -11,7 +11,10 @@ use crate::{Result, with_real};
 
 /// The convolution.
 pub fn output_conv(tape: &mut Tape, x: &Var, weight: &Var, bias: &Var, passive: usize) -> Result<Var> {
-    let Device::Cpu(cpu) = tape.device().clone();
+    let cpu = match tape.device().clone() {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(_) => return Err(crate::ops::unported("output_conv")),
+    };
     let map = Map::of(x.shape(), 1);
     let shape = [map.batch, map.height, map.width];
     let y = with_real!(x.value().dtype(), E => {
@@ -22,11 +25,11 @@ pub fn output_conv(tape: &mut Tape, x: &Var, weight: &Var, bias: &Var, passive: 
     Ok(tape.record(y, move |dy, gradients| {
         with_real!(dy.dtype(), E => {
             let (dw, db) = cpu::weight_gradient::<E>(&map, x.value().cpu(), dy.cpu());
-            gradients.add(weight.id(), Tensor::from_buffer(weight.shape(), cpu.copied(&dw)));
-            gradients.add(bias, Tensor::from_buffer(&[1], cpu.copied(&[db])));
+            gradients.add(weight.id(), Tensor::from_buffer(weight.shape(), cpu.copied(&dw)))?;
+            gradients.add(bias, Tensor::from_buffer(&[1], cpu.copied(&[db])))?;
             let dx_map = map.with_channels(map.channels - passive);
             let dx = cpu::input_gradient::<E>(&cpu, &dx_map, dy.cpu(), weight.value().cpu());
-            gradients.add(x.id(), Tensor::from_buffer(&dx_map.shape(), dx));
+            gradients.add(x.id(), Tensor::from_buffer(&dx_map.shape(), dx))?;
         });
         Ok(())
     }))

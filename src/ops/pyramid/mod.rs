@@ -16,7 +16,10 @@ pub fn average_pool(tape: &mut Tape, x: &Var, factor: usize) -> Result<Var> {
     if factor == 1 {
         return Ok(x.clone());
     }
-    let Device::Cpu(cpu) = tape.device().clone();
+    let cpu = match tape.device().clone() {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(_) => return Err(crate::ops::unported("pyramid")),
+    };
     let from = Map::of(x.shape(), 0);
     let to = Map { height: from.height / factor, width: from.width / factor, ..from };
     let y = with_real!(x.value().dtype(), E => {
@@ -26,7 +29,7 @@ pub fn average_pool(tape: &mut Tape, x: &Var, factor: usize) -> Result<Var> {
     Ok(tape.record(y, move |dy, gradients| {
         with_real!(dy.dtype(), E => {
             let dx = cpu::pool_backward::<E>(&cpu, &from, &to, dy.cpu(), factor);
-            gradients.add(id, Tensor::from_buffer(&from.shape(), dx));
+            gradients.add(id, Tensor::from_buffer(&from.shape(), dx))?;
         });
         Ok(())
     }))
@@ -34,7 +37,10 @@ pub fn average_pool(tape: &mut Tape, x: &Var, factor: usize) -> Result<Var> {
 
 /// Σ resize(level): bilinear, half-pixel centres (align_corners false). Levels [B, h, w, C] → [B, H, W, C].
 pub fn resize_sum(tape: &mut Tape, levels: &[Var], height: usize, width: usize) -> Result<Var> {
-    let Device::Cpu(cpu) = tape.device().clone();
+    let cpu = match tape.device().clone() {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(_) => return Err(crate::ops::unported("pyramid")),
+    };
     let maps: Vec<Map> = levels.iter().map(|level| Map::of(level.shape(), 0)).collect();
     let to = Map { height, width, ..maps[0] };
     let y = with_real!(levels[0].value().dtype(), E => {
@@ -45,11 +51,11 @@ pub fn resize_sum(tape: &mut Tape, levels: &[Var], height: usize, width: usize) 
     Ok(tape.record(y, move |dy, gradients| {
         for (id, map) in ids.iter().zip(&maps) {
             if (map.height, map.width) == (height, width) {
-                gradients.add(*id, dy.clone());
+                gradients.add(*id, dy.clone())?;
             } else {
                 with_real!(dy.dtype(), E => {
                     let dx = cpu::resize_backward::<E>(&cpu, map, &to, dy.cpu());
-                    gradients.add(*id, Tensor::from_buffer(&map.shape(), dx));
+                    gradients.add(*id, Tensor::from_buffer(&map.shape(), dx))?;
                 });
             }
         }

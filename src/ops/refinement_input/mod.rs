@@ -8,7 +8,10 @@ use crate::{Result, with_real};
 
 /// a [rows, m] and b [rows, n] → [rows, m + n].
 pub fn concat(tape: &mut Tape, a: &Var, b: &Var) -> Result<Var> {
-    let Device::Cpu(cpu) = tape.device().clone();
+    let cpu = match tape.device().clone() {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(_) => return Err(crate::ops::unported("refinement_input")),
+    };
     let (rows, m, n) = (a.shape()[0], a.shape()[1], b.shape()[1]);
     let y = with_real!(a.value().dtype(), E => {
         let mut y = cpu.take::<E>(rows * (m + n));
@@ -28,8 +31,8 @@ pub fn concat(tape: &mut Tape, a: &Var, b: &Var) -> Result<Var> {
                 da.copy_from_slice(&dy[..m]);
                 db.copy_from_slice(&dy[m..]);
             }
-            gradients.add(a, Tensor::from_buffer(&[rows, m], da));
-            gradients.add(b, Tensor::from_buffer(&[rows, n], db));
+            gradients.add(a, Tensor::from_buffer(&[rows, m], da))?;
+            gradients.add(b, Tensor::from_buffer(&[rows, n], db))?;
         });
         Ok(())
     }))
@@ -37,7 +40,10 @@ pub fn concat(tape: &mut Tape, a: &Var, b: &Var) -> Result<Var> {
 
 /// x [B·Gy·Gx, C] → a map [B, Gy + 2, Gx + 2, C] with a zero border.
 pub fn to_map(tape: &mut Tape, x: &Var, map: Map) -> Result<Var> {
-    let Device::Cpu(cpu) = tape.device().clone();
+    let cpu = match tape.device().clone() {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(_) => return Err(crate::ops::unported("refinement_input")),
+    };
     let plain = Map { halo: 0, ..map };
     let y = with_real!(x.value().dtype(), E => {
         let mut y = cpu.take::<E>(map.len());
@@ -50,7 +56,7 @@ pub fn to_map(tape: &mut Tape, x: &Var, map: Map) -> Result<Var> {
         with_real!(dy.dtype(), E => {
             let mut dx = cpu.take::<E>(plain.len());
             plain.for_lines_mut(&mut dx, |b, y, line| line.copy_from_slice(&dy.cpu::<E>()[map.line(b, y)]));
-            gradients.add(id, Tensor::from_buffer(&shape, dx));
+            gradients.add(id, Tensor::from_buffer(&shape, dx))?;
         });
         Ok(())
     }))

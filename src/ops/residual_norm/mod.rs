@@ -20,7 +20,10 @@ pub fn residual_norm(
     beta: &Var,
     dropout: Option<Dropout>,
 ) -> Result<Var> {
-    let Device::Cpu(cpu) = tape.device().clone();
+    let cpu = match tape.device().clone() {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(_) => return Err(crate::ops::unported("residual_norm")),
+    };
     let shape = x.shape().to_vec();
     let (y, sum, stats) = with_real!(x.value().dtype(), E => {
         let g = gamma.value().cpu::<E>();
@@ -35,14 +38,14 @@ pub fn residual_norm(
             let d = gamma.value().len();
             let (dgamma, dbeta) =
                 cpu::backward::<E>(dy.cpu_mut(&cpu), sum.cpu(), stats.cpu(), gamma.value().cpu());
-            gradients.add(gamma.id(), Tensor::from_buffer(&[d], cpu.copied(&dgamma)));
-            gradients.add(beta, Tensor::from_buffer(&[d], cpu.copied(&dbeta)));
+            gradients.add(gamma.id(), Tensor::from_buffer(&[d], cpu.copied(&dgamma)))?;
+            gradients.add(beta, Tensor::from_buffer(&[d], cpu.copied(&dbeta)))?;
             let mut dr = dy.clone();
             if let Some(dropout) = &dropout {
                 crate::ops::dropout::cpu::apply(dropout, dr.cpu_mut::<E>(&cpu));
             }
-            gradients.add(residual, dr);
-            gradients.add(x, dy);
+            gradients.add(residual, dr)?;
+            gradients.add(x, dy)?;
         });
         Ok(())
     }))

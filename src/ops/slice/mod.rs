@@ -8,7 +8,10 @@ use std::ops::Range;
 
 /// Rows `rows` and columns `cols` of x: [r, c] (a vector counts as one column).
 pub fn slice(tape: &mut Tape, x: &Var, rows: Range<usize>, cols: Range<usize>) -> Result<Var> {
-    let Device::Cpu(cpu) = tape.device().clone();
+    let cpu = match tape.device().clone() {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(_) => return Err(crate::ops::unported("slice")),
+    };
     let width = x.shape().get(1).copied().unwrap_or(1);
     let (id, shape) = (x.id(), x.shape().to_vec());
     let part_shape: Vec<usize> = [rows.len(), cols.len()][..shape.len()].to_vec();
@@ -27,7 +30,7 @@ pub fn slice(tape: &mut Tape, x: &Var, rows: Range<usize>, cols: Range<usize>) -
             }
             Tensor::from_buffer(&shape, dx)
         });
-        gradients.add(id, dx);
+        gradients.add(id, dx)?;
         Ok(())
     }))
 }

@@ -43,7 +43,7 @@ pub fn positions<E: Real>(steps: usize, d: usize) -> Vec<E> {
 impl Tokens {
     fn bits(&self, b: usize, t: usize, n: usize) -> &[u64] {
         let words = self.grid.words();
-        &self.frames[((b * self.history + t) * self.grid.patches() + n) * words..][..words]
+        &self.frames.host()[((b * self.history + t) * self.grid.patches() + n) * words..][..words]
     }
 
     fn fraction<E: Real>(&self, bits: &[u64]) -> E {
@@ -94,7 +94,7 @@ pub fn forward<E: Real>(cpu: &Cpu, tokens: &Tokens, terms: &Terms<'_, E>, d: usi
                 if let Some(statics) = terms.statics {
                     add(y, &statics[row * d..][..d]);
                 }
-                add(y, &positions[tokens.ages[b * t + step] * d..][..d]);
+                add(y, &positions[tokens.ages.host()[b * t + step] as usize * d..][..d]);
             }
         });
     });

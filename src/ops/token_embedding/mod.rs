@@ -7,15 +7,14 @@
 
 pub mod cpu;
 
-use crate::device::Device;
+use crate::device::{Array, Device};
 use crate::patch::Grid;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 use crate::{Result, with_real};
-use std::sync::Arc;
 
 /// What a batch's tokens are made from.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Tokens {
     /// Samples B.
     pub batch: usize,
@@ -24,9 +23,9 @@ pub struct Tokens {
     /// Patch grid of N patches.
     pub grid: Grid,
     /// Burning pixels, [B, T, N, words].
-    pub frames: Arc<[u64]>,
+    pub frames: Array<u64>,
     /// Position of a step within its sample's own history, [B, T]; 0 for padding.
-    pub ages: Arc<[usize]>,
+    pub ages: Array<u32>,
 }
 
 /// The tokens, [B·N, T, d].
@@ -38,7 +37,10 @@ pub fn token_embedding(
     wind: Option<&Var>,
     statics: Option<&Var>,
 ) -> Result<Var> {
-    let Device::Cpu(cpu) = tape.device().clone();
+    let cpu = match tape.device().clone() {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(_) => return Err(crate::ops::unported("token_embedding")),
+    };
     let (d, inputs) = (weight.shape()[0], weight.shape()[1]);
     let shape = [tokens.batch * tokens.grid.patches(), tokens.history, d];
     let y = with_real!(weight.value().dtype(), E => {
@@ -55,13 +57,13 @@ pub fn token_embedding(
     Ok(tape.record(y, move |dy, gradients| {
         with_real!(dy.dtype(), E => {
             let grads = cpu::backward::<E>(&cpu, &tokens, dy.cpu(), d, inputs);
-            gradients.add(weight, Tensor::from_buffer(&[d, inputs], grads.weight));
-            gradients.add(bias, Tensor::from_buffer(&[d], grads.bias));
+            gradients.add(weight, Tensor::from_buffer(&[d, inputs], grads.weight))?;
+            gradients.add(bias, Tensor::from_buffer(&[d], grads.bias))?;
             if let Some(wind) = wind {
-                gradients.add(wind, Tensor::from_buffer(&[tokens.batch * tokens.history, d], grads.wind));
+                gradients.add(wind, Tensor::from_buffer(&[tokens.batch * tokens.history, d], grads.wind))?;
             }
             if let Some(statics) = statics {
-                gradients.add(statics, Tensor::from_buffer(&[tokens.batch * tokens.grid.patches(), d], grads.statics));
+                gradients.add(statics, Tensor::from_buffer(&[tokens.batch * tokens.grid.patches(), d], grads.statics))?;
             }
         });
         Ok(())

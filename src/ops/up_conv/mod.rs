@@ -13,7 +13,10 @@ use crate::{Result, with_real};
 
 /// The transposed convolution.
 pub fn up_conv(tape: &mut Tape, x: &Var, weight: &Var) -> Result<Var> {
-    let Device::Cpu(cpu) = tape.device().clone();
+    let cpu = match tape.device().clone() {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(_) => return Err(crate::ops::unported("up_conv")),
+    };
     let input = Map::of(x.shape(), 1);
     assert_eq!(weight.shape()[0], input.channels, "up_conv: {:?} by {:?}", x.shape(), weight.shape());
     let output = Map { height: 2 * input.height, width: 2 * input.width, channels: weight.shape()[1], ..input };
@@ -25,11 +28,11 @@ pub fn up_conv(tape: &mut Tape, x: &Var, weight: &Var) -> Result<Var> {
     Ok(tape.record(y, move |dy, gradients| {
         with_real!(dy.dtype(), E => {
             let dw = cpu::weight_gradient::<E>(&input, x.value().cpu(), &output, dy.cpu());
-            gradients.add(weight.id(), Tensor::from_buffer(weight.shape(), cpu.copied(&dw)));
+            gradients.add(weight.id(), Tensor::from_buffer(weight.shape(), cpu.copied(&dw)))?;
             let id = x.id();
             drop(x);
             let dx = cpu::input_gradient::<E>(&cpu, &output, dy.cpu(), weight.value().cpu(), &input);
-            gradients.add(id, Tensor::from_buffer(&input.shape(), dx));
+            gradients.add(id, Tensor::from_buffer(&input.shape(), dx))?;
         });
         Ok(())
     }))

@@ -134,11 +134,12 @@ impl Learner for Toy {
         let loss = if self.bad_loss_at == Some(key.step) { f64::NAN } else { f64::from(self.gradient[0].powi(2)) };
         Ok(self.report(loss, seen as u64))
     }
-    fn gradient_norm(&self, _frozen: &[Group]) -> f64 {
-        self.gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt()
+    fn gradient_norm(&self, _frozen: &[Group]) -> Result<f64> {
+        Ok(self.gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt())
     }
-    fn scale_gradients(&mut self, factor: f64) {
+    fn scale_gradients(&mut self, factor: f64) -> Result<()> {
         self.gradient.iter_mut().for_each(|g| *g *= factor as f32);
+        Ok(())
     }
     fn update(&mut self, rates: &LearningRates, frozen: &[Group]) -> Result<()> {
         self.steps += 1;

@@ -1,0 +1,349 @@
+//! NVIDIA GPUs through cudarc: the driver's library is probed before it is used, since cudarc panics where it is missing.
+
+use super::{Gemm, Launch, images, params};
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+use cudarc::cublas::CudaBlas;
+use cudarc::cublas::result::gemm_ex;
+use cudarc::cublas::sys as blas;
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
+    result, sys,
+};
+use cudarc::nvrtc::Ptx;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A GPU with its stream and the kernels loaded.
+pub struct Cuda {
+    stream: Arc<CudaStream>,
+    blas: CudaBlas,
+    modules: Vec<Arc<CudaModule>>,
+    functions: Mutex<HashMap<String, CudaFunction>>,
+    name: String,
+    ordinal: u32,
+    capability: u32,
+    driver: i32,
+}
+
+/// Memory of a GPU.
+pub struct Memory {
+    slice: CudaSlice<u8>,
+    address: u64,
+}
+
+/// A parameter struct as a kernel's argument.
+#[repr(transparent)]
+struct Argument<P>(P);
+
+// SAFETY: the structs of params.h are plain C structs of numbers and addresses, with the layout that the kernels use.
+unsafe impl<P: Copy> DeviceRepr for Argument<P> {}
+
+fn missing(what: impl Display, remedy: impl Display) -> Error {
+    Error::failed("CUDA", what, remedy)
+}
+
+const OTHER_DEVICE: &str = "use --device cpu, or auto to take what there is";
+
+/// GPUs of this machine; an error where the build or the machine cannot use any.
+fn probe() -> Result<(i32, u32)> {
+    if images::IMAGES.is_empty() {
+        return Err(missing(
+            "this build holds no GPU kernels, since it found no nvcc",
+            "run scripts/toolchain.sh (or set CUDA_HOME) and build again, or use --device cpu",
+        ));
+    }
+    // SAFETY: looks for the library, and loads it where it is.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(missing("no NVIDIA driver: libcuda.so is not there", OTHER_DEVICE));
+    }
+    let mut driver = 0;
+    // SAFETY: writes one integer; needs no initialisation.
+    unsafe { sys::cuDriverGetVersion(&raw mut driver) }
+        .result()
+        .map_err(|e| missing(format_args!("the driver does not say its version: {e}"), OTHER_DEVICE))?;
+    if driver < OLDEST_DRIVER {
+        return Err(missing(
+            format_args!("the driver is too old: it supports CUDA {}, this program needs 12.0", version(driver)),
+            "update the NVIDIA driver, or use --device cpu",
+        ));
+    }
+    // SAFETY: looks for the library, and loads it where it is.
+    if !unsafe { blas::is_culib_present() } {
+        return Err(missing(
+            "libcublas.so is not there",
+            "install CUDA's cuBLAS (or pip install nvidia-cublas) and add its folder to LD_LIBRARY_PATH, or use --device cpu",
+        ));
+    }
+    let devices = match result::init() {
+        Ok(()) => result::device::get_count(),
+        Err(e) => Err(e),
+    };
+    match devices {
+        Ok(n) if n > 0 => Ok((driver, n as u32)),
+        Ok(_) => Err(missing("no GPU that this process may use", "check CUDA_VISIBLE_DEVICES, or use --device cpu")),
+        Err(e) if e.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => {
+            Err(missing("no GPU that this process may use", "check CUDA_VISIBLE_DEVICES, or use --device cpu"))
+        }
+        Err(e) => Err(missing(format_args!("the driver does not start: {e}"), OTHER_DEVICE)),
+    }
+}
+
+/// CUDA 12.0, as the driver counts.
+const OLDEST_DRIVER: i32 = 12_000;
+
+/// As in 13.0 for 13000.
+fn version(driver: i32) -> String {
+    format!("{}.{}", driver / 1000, driver % 1000 / 10)
+}
+
+/// Which image of this build a GPU of that compute capability runs: machine code of its own generation, or PTX.
+pub(super) fn image_for(capability: u32, architectures: &[u32], ptx: u32) -> Option<String> {
+    let fitting = architectures.iter().filter(|arch| **arch / 10 == capability / 10 && **arch <= capability).max();
+    match fitting {
+        Some(arch) => Some(format!("sm_{arch}")),
+        None => (capability >= ptx).then(|| format!("PTX of compute_{ptx}")),
+    }
+}
+
+impl Cuda {
+    pub fn new(ordinal: u32) -> Result<Self> {
+        let (driver, devices) = probe()?;
+        if ordinal >= devices {
+            return Err(missing(
+                format_args!("no GPU {ordinal}: this machine has {devices}"),
+                format_args!("use --device cuda:N with N under {devices}"),
+            ));
+        }
+        let place = format!("cuda:{ordinal}");
+        let fail = |what: &str, e: &dyn Display| Error::failed(&place, format_args!("{what}: {e}"), OTHER_DEVICE);
+        let context = CudaContext::new(ordinal as usize).map_err(|e| fail("cannot be opened", &e))?;
+        let name = context.name().map_err(|e| fail("has no name", &e))?;
+        let (major, minor) = context.compute_capability().map_err(|e| fail("has no compute capability", &e))?;
+        let capability = (10 * major + minor) as u32;
+        if image_for(capability, images::ARCHITECTURES, images::PTX).is_none() {
+            return Err(Error::failed(
+                format_args!("{place}, {name}"),
+                format_args!(
+                    "its compute capability {major}.{minor} has no kernel image in this build ({})",
+                    images::ARCHITECTURES.iter().map(|arch| format!("sm_{arch}")).collect::<Vec<_>>().join(", ")
+                ),
+                "use a GPU of compute capability 8.0 or later, or --device cpu",
+            ));
+        }
+        let stream = context.new_stream().map_err(|e| fail("gives no stream", &e))?;
+        // SAFETY: all memory is used on this one stream, in order.
+        unsafe { context.disable_event_tracking() };
+        let mut modules = Vec::new();
+        for (file, image) in images::IMAGES {
+            let module = context.load_module(Ptx::from_binary(image.to_vec())).map_err(|e| {
+                Error::failed(
+                    format_args!("{place}, {name}"),
+                    format_args!(
+                        "does not load the kernels of {file}.cu, compiled by nvcc {} (the driver supports CUDA {}): {e}",
+                        images::COMPILER,
+                        version(driver)
+                    ),
+                    "update the NVIDIA driver, or build with an older nvcc",
+                )
+            })?;
+            modules.push(module);
+        }
+        let blas = CudaBlas::new(stream.clone()).map_err(|e| fail("cuBLAS does not start", &e))?;
+        let functions = Mutex::default();
+        let cuda = Self { stream, blas, modules, functions, name, ordinal, capability, driver };
+        cuda.prove()?;
+        Ok(cuda)
+    }
+
+    /// One trivial kernel, whose result shows that this machine runs what was compiled.
+    fn prove(&self) -> Result<()> {
+        let fail = |e| self.error("allocation", &e);
+        let [sum, term] = [self.allocate(4).map_err(fail)?, self.allocate(4).map_err(fail)?];
+        self.upload(&sum, &1.5f32.to_ne_bytes())?;
+        self.upload(&term, &2.25f32.to_ne_bytes())?;
+        let params = params::Add { to: sum.address(), from: term.address(), len: 1 };
+        self.launch("add_f32", Launch::linear(1, 256), &params)?;
+        let mut bytes = [0; 4];
+        self.download(&sum, &mut bytes)?;
+        match f32::from_ne_bytes(bytes) {
+            3.75 => Ok(()),
+            other => Err(self.error("the first kernel", &format_args!("1.5 + 2.25 came out as {other}"))),
+        }
+    }
+
+    fn error(&self, what: &str, e: &dyn Display) -> Error {
+        Error::failed(
+            format_args!("cuda:{}, {} (sm_{})", self.ordinal, self.name, self.capability),
+            format_args!("{what}: {e}"),
+            "if it happens again, run scripts/gpu_check.sh and report its output",
+        )
+    }
+
+    pub fn describe(&self) -> String {
+        let image = image_for(self.capability, images::ARCHITECTURES, images::PTX).unwrap_or_default();
+        format!(
+            "GPU {}, {}, sm_{}, driver for CUDA {}, kernels: {image} by nvcc {}",
+            self.ordinal,
+            self.name,
+            self.capability,
+            version(self.driver),
+            images::COMPILER
+        )
+    }
+
+    pub fn allocate(&self, bytes: usize) -> std::result::Result<Memory, String> {
+        // SAFETY: what is read of it has been written by a kernel or a copy before; the emulated device checks that.
+        let slice = unsafe { self.stream.alloc::<u8>(bytes.max(1)) }.map_err(|e| e.to_string())?;
+        let address = slice.device_ptr(&self.stream).0;
+        Ok(Memory { slice, address })
+    }
+
+    pub fn fill_zero(&self, memory: &Memory) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the whole of an allocation.
+        unsafe { result::memset_d8_async(memory.address, 0, memory.bytes(), self.stream.cu_stream()) }
+            .map_err(|e| self.error("filling memory", &e))
+    }
+
+    pub fn copy(&self, from: &Memory, to: &Memory) -> Result<()> {
+        self.bind()?;
+        let bytes = from.bytes().min(to.bytes());
+        // SAFETY: within both allocations.
+        unsafe { result::memcpy_dtod_async(to.address, from.address, bytes, self.stream.cu_stream()) }
+            .map_err(|e| self.error("copy on the device", &e))
+    }
+
+    pub fn upload(&self, memory: &Memory, bytes: &[u8]) -> Result<()> {
+        assert!(bytes.len() <= memory.bytes(), "{} bytes into {}", bytes.len(), memory.bytes());
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: within the allocation; the driver has read pageable host memory when it returns.
+        unsafe { result::memcpy_htod_async(memory.address, bytes, self.stream.cu_stream()) }
+            .map_err(|e| self.error("copy to the device", &e))
+    }
+
+    pub fn download(&self, memory: &Memory, bytes: &mut [u8]) -> Result<()> {
+        assert!(bytes.len() <= memory.bytes(), "{} bytes from {}", bytes.len(), memory.bytes());
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: within the allocation; synchronised before the bytes are read.
+        unsafe { result::memcpy_dtoh_async(bytes, memory.address, self.stream.cu_stream()) }
+            .map_err(|e| self.error("copy from the device", &e))?;
+        self.synchronize()
+    }
+
+    pub fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize().map_err(|e| self.error("waiting for the kernels", &e))?;
+        // Errors met while something was dropped belong here, not to a later call.
+        self.stream.context().check_err().map_err(|e| self.error("an earlier call", &e))
+    }
+
+    fn bind(&self) -> Result<()> {
+        self.stream.context().bind_to_thread().map_err(|e| self.error("the context", &e))
+    }
+
+    fn function(&self, kernel: &str) -> Result<CudaFunction> {
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = functions.get(kernel) {
+            return Ok(function.clone());
+        }
+        let Some(function) = self.modules.iter().find_map(|module| module.load_function(kernel).ok()) else {
+            return Err(self.error(kernel, &"no such kernel"));
+        };
+        // More than 48 KiB of dynamic shared memory has to be asked for; what a launch uses is for the launch to say.
+        function
+            .set_attribute(sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, MOST_SHARED)
+            .map_err(|e| self.error(kernel, &e))?;
+        functions.insert(kernel.to_string(), function.clone());
+        Ok(function)
+    }
+
+    pub fn launch<P: Copy>(&self, kernel: &str, launch: Launch, params: &P) -> Result<()> {
+        let function = self.function(kernel)?;
+        let [x, y, z] = launch.grid;
+        let config =
+            LaunchConfig { grid_dim: (x, y, z), block_dim: (launch.block, 1, 1), shared_mem_bytes: launch.shared };
+        let argument = Argument(*params);
+        // SAFETY: the kernel takes exactly this struct by value (its size is asserted on both sides), and the buffers that
+        // it names live until the stream has passed this launch: their memory is reused in stream order only.
+        unsafe { self.stream.launch_builder(&function).arg(&argument).launch(config) }
+            .map(drop)
+            .map_err(|e| self.error(&format!("{kernel} {launch:?}"), &e))
+    }
+
+    /// Row-major C = A·B is column-major Cᵀ = Bᵀ·Aᵀ, which is what cuBLAS computes.
+    pub fn gemm(&self, gemm: &Gemm<'_>, c: &mut Tensor) -> Result<()> {
+        self.bind()?;
+        let [row_a, row_b, row_c] = gemm.strides();
+        let kind = |tensor: &Tensor| match tensor.dtype() {
+            DType::BF16 => blas::cudaDataType_t::CUDA_R_16BF,
+            _ => blas::cudaDataType_t::CUDA_R_32F,
+        };
+        let op = |transposed: bool| {
+            if transposed { blas::cublasOperation_t::CUBLAS_OP_T } else { blas::cublasOperation_t::CUBLAS_OP_N }
+        };
+        let (alpha, beta) = (1.0f32, if gemm.accumulate { 1.0f32 } else { 0.0 });
+        // SAFETY: `Gemm::check` has compared extents and types with the tensors; alpha and beta are read before it returns.
+        unsafe {
+            gemm_ex(
+                *self.blas.handle(),
+                op(gemm.transpose_b),
+                op(gemm.transpose_a),
+                gemm.n as i32,
+                gemm.m as i32,
+                gemm.k as i32,
+                (&raw const alpha).cast(),
+                gemm.b.gpu_address(),
+                kind(gemm.b),
+                row_b as i32,
+                gemm.a.gpu_address(),
+                kind(gemm.a),
+                row_a as i32,
+                (&raw const beta).cast(),
+                c.gpu_address(),
+                kind(c),
+                row_c as i32,
+                blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+        }
+        .map_err(|e| self.error(&format!("matrix product {}x{}x{}", gemm.m, gemm.n, gemm.k), &e))
+    }
+}
+
+/// Bytes of shared memory that a block may have on every GPU from sm_86 on.
+const MOST_SHARED: i32 = 99 * 1024;
+
+impl Memory {
+    pub fn bytes(&self) -> usize {
+        self.slice.len()
+    }
+
+    pub fn address(&self) -> *mut c_void {
+        self.address as *mut c_void
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_takes_machine_code_of_its_generation_or_ptx() {
+        let image = |capability| image_for(capability, &[80, 86, 90], 80);
+        assert_eq!(image(86).as_deref(), Some("sm_86"));
+        assert_eq!(image(89).as_deref(), Some("sm_86"));
+        assert_eq!(image(80).as_deref(), Some("sm_80"));
+        assert_eq!(image(90).as_deref(), Some("sm_90"));
+        assert_eq!(image(120).as_deref(), Some("PTX of compute_80"));
+        assert_eq!(image(75), None);
+        assert_eq!(version(12_040), "12.4");
+    }
+}

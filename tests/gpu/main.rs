@@ -1,0 +1,19 @@
+//! Every kernel against the CPU op, on the emulated device or on a GPU (EMBERFORMER_TEST_DEVICE=cuda:0).
+
+mod adam;
+mod attention;
+mod batch_norm;
+mod conv;
+mod device;
+mod dropout;
+mod harness;
+mod linear;
+mod loss;
+mod model;
+mod output_conv;
+mod pyramid;
+mod refinement_input;
+mod residual_norm;
+mod slice;
+mod token_embedding;
+mod up_conv;
