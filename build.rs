@@ -108,7 +108,8 @@ fn compile_for_the_host(kernels: &[PathBuf], out: &Path) -> Result<(), String> {
     let shared =
         format!("{:?}{:?}{}{}", compiler.path(), compiler.args(), texts("kernels/include")?, texts("kernels/emulate")?);
     let mut archive = cc::Build::new();
-    for source in kernels.iter().map(PathBuf::as_path).chain([Path::new("kernels/emulate/emulate.cpp")]) {
+    let own = ["kernels/emulate/emulate.cpp", "kernels/emulate/checks.cu"];
+    for source in kernels.iter().map(PathBuf::as_path).chain(own.map(Path::new)) {
         let text = fs::read_to_string(source).map_err(|e| format!("{}: {e}", source.display()))?;
         let name = source.file_stem().unwrap_or_default().to_string_lossy();
         let object = kept.join(format!("{name}-{:016x}.o", fnv1a(shared.bytes().chain(text.bytes()))));

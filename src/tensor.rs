@@ -31,6 +31,15 @@ impl DType {
         }
     }
 
+    /// Its name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F64 => "float64",
+            Self::BF16 => "bfloat16",
+        }
+    }
+
     /// What ends the name of a kernel for activations of this type.
     ///
     /// # Panics

@@ -273,7 +273,7 @@ fn read(target: &str, bytes: &[u8]) -> emberformer::Result<()> {
         }
         "checkpoint" => {
             let checkpoint = Checkpoint::from_bytes(&bytes[..bytes.len() - 1], &path)?;
-            load_model(&checkpoint, &Device::cpu(), &path).map(drop)
+            load_model(&checkpoint, &Device::cpu(), DType::F32, &path).map(drop)
         }
         "configuration" => {
             let text = std::str::from_utf8(bytes).unwrap();

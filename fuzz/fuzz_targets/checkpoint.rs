@@ -3,6 +3,7 @@
 
 use emberformer::device::Device;
 use emberformer::train::checkpoint::{Checkpoint, seal};
+use emberformer::tensor::DType;
 use emberformer::train::engine::load_model;
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;
@@ -17,5 +18,5 @@ fuzz_target!(|data: &[u8]| {
     let read = Checkpoint::from_bytes(&again, path).expect("and read again");
     assert_eq!(read.to_bytes().expect("and written again"), again);
     checkpoint.state.model.parameter_counts().total();
-    let _ = load_model(&checkpoint, &Device::cpu(), path);
+    let _ = load_model(&checkpoint, &Device::cpu(), DType::F32, path);
 });

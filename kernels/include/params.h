@@ -61,6 +61,16 @@ typedef struct Cast {
 } Cast;
 SIZE(Cast, 24);
 
+// ---- the emulated device's own checks ----
+
+typedef struct Check {
+    float *out;
+    const float *in;
+    const void *halves; // bf16
+    unsigned long long len;
+} Check;
+SIZE(Check, 32);
+
 // ---- token_embedding ----
 
 // ---- attention ----

@@ -1,6 +1,6 @@
 //! `emberformer evaluate`
 
-use crate::cli::setup::{check_data, config_of, device, open_store, sequence_ids, split_of};
+use crate::cli::setup::{check_data, config_of, device, evaluation_precision, open_store, sequence_ids, split_of};
 use crate::cli::{print, print_json};
 use crate::data::sampler::Sampler;
 use crate::data::store::Store;
@@ -91,7 +91,7 @@ pub fn run(args: Args) -> Result<()> {
             Error::usage("--threshold", format_args!("{text} is no probability"), "give a number from 0 to 1, or best")
         })?,
     };
-    let model = load_model(&checkpoint, &device, path)?;
+    let model = load_model(&checkpoint, &device, evaluation_precision(&config, &device), path)?;
     let store = open_store(&config, args.json)?;
     check_data(&checkpoint, &store, path)?;
     let split = args.split.clone().unwrap_or_else(|| if args.data.is_some() { "all" } else { "test" }.into());

@@ -1,7 +1,7 @@
 //! `emberformer predict`
 
 use crate::cli::print;
-use crate::cli::setup::{check_data, config_of, crop, device, open_store, write_picture};
+use crate::cli::setup::{check_data, config_of, crop, device, evaluation_precision, open_store, write_picture};
 use crate::data::augment::Augment;
 use crate::data::batch::{FrameSource, assemble};
 use crate::data::geotiff::{GeoTiff, Georeference, write_geotiff};
@@ -133,7 +133,7 @@ pub fn run(args: Args) -> Result<()> {
     let device = device(&args.device, None)?;
     let checkpoint = Checkpoint::read(path)?;
     let config = config_of(&checkpoint, path, Some(&args.data))?;
-    let model = load_model(&checkpoint, &device, path)?;
+    let model = load_model(&checkpoint, &device, evaluation_precision(&config, &device), path)?;
     let store = open_store(&config, false)?;
     check_data(&checkpoint, &store, path)?;
     let samples = samples(&store, &args)?;

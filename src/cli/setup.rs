@@ -8,6 +8,7 @@ use crate::data::synth::{SynthSettings, generate};
 use crate::device::Device;
 use crate::patch::Grid;
 use crate::storage::write_whole;
+use crate::tensor::DType;
 use crate::train::checkpoint::{Checkpoint, DataDescription};
 use crate::{Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -18,6 +19,14 @@ pub fn device(device: &str, gpu: Option<u32>) -> Result<Device> {
     match gpu {
         Some(n) => Device::parse(&format!("cuda:{n}")),
         None => Device::parse(device),
+    }
+}
+
+/// What a checkpoint's network computes in: as in its training, or float where that was on a GPU and this is the CPU.
+pub fn evaluation_precision(config: &Config, device: &Device) -> DType {
+    match device {
+        Device::Cpu(_) => DType::F32,
+        Device::Gpu(_) => config.precision(device),
     }
 }
 

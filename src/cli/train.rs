@@ -14,7 +14,7 @@ use crate::track::tracker::{About, Tracker};
 use crate::train::engine::Engine;
 use crate::train::pretrained::load_pretrained;
 use crate::train::run::{Task, run as train};
-use crate::train::settings::{TrainSettings, fingerprint};
+use crate::train::settings::{Recipe, TrainSettings, fingerprint};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -76,9 +76,11 @@ pub fn run(args: Args) -> Result<()> {
         false => config.split(&sequence_ids(&store))?,
     };
     let parts = Parts::new(config, &store, &split)?;
-    let settings = config.train_settings(args.max_steps);
+    let settings = config.train_settings(&device, args.max_steps);
     let model = config.model_settings(store.static_channels());
-    let mut engine = Engine::new(&model, settings.recipe.adam, &device, settings.recipe.seed)?;
+    let Recipe { adam, precision, seed, max_seq_len, .. } = settings.recipe;
+    let mut engine = Engine::new(&model, adam, &device, precision, seed)?;
+    engine.model.check_history(max_seq_len)?;
     if let (true, Some(path)) = (config.model.spatial.pretrained, &config.model.spatial.pretrained_path) {
         load_pretrained(&mut engine.model, path)?;
     }
@@ -108,6 +110,7 @@ pub fn run(args: Args) -> Result<()> {
     }));
     tracker.line(&format!("run     {}", folder.root().display()))?;
     tracker.line(&format!("device  {}", device.describe()))?;
+    tracker.line(&format!("compute {}", precision.name()))?;
     for line in banner(&loaded, &store, &split, &parts, &model, &settings, args.resume) {
         tracker.line(&line)?;
     }

@@ -8,9 +8,11 @@ use crate::data::raw::Encoding;
 use crate::data::sampler::SamplerSettings;
 use crate::data::split::Split;
 use crate::data::store::StoreSettings;
+use crate::device::Device;
 use crate::model::ModelSettings;
 use crate::ops::loss::{LossSettings, PosWeight, Thresholds};
 use crate::optim::{AdamSettings, LearningRates, Schedule};
+use crate::tensor::DType;
 use crate::train::settings::{Recipe, TrainSettings};
 use crate::train::stopping::{Mode, Monitor, StoppingSettings};
 use std::path::PathBuf;
@@ -202,6 +204,14 @@ impl Config {
         }
     }
 
+    /// What the network computes in on `device`.
+    pub fn precision(&self, device: &Device) -> DType {
+        match (self.train.precision, device) {
+            (Precision::Auto, Device::Gpu(_)) | (Precision::Bfloat16, _) => DType::BF16,
+            (Precision::Auto, Device::Cpu(_)) | (Precision::Float32, _) => DType::F32,
+        }
+    }
+
     /// The loss. Without `use_dice` the Dice term weighs 0.
     pub fn loss_settings(&self) -> LossSettings {
         let loss = &self.model.loss;
@@ -288,7 +298,7 @@ impl Config {
     }
 
     /// The training loop, paused after `max_steps` where given.
-    pub fn train_settings(&self, max_steps: Option<u64>) -> TrainSettings {
+    pub fn train_settings(&self, device: &Device, max_steps: Option<u64>) -> TrainSettings {
         let (train, spatial) = (&self.train, &self.model.spatial);
         let stopping = &train.early_stopping;
         TrainSettings {
@@ -303,6 +313,7 @@ impl Config {
                 frozen_epochs: if spatial.freeze_initially { spatial.freeze_epochs } else { 0 },
                 augment: self.augment(),
                 max_seq_len: self.model.temporal.max_seq_len,
+                precision: self.precision(device),
                 stopping: StoppingSettings {
                     enabled: stopping.enabled,
                     monitor: stopping.monitor,

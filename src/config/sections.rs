@@ -324,6 +324,8 @@ section! {
         weight_decay: f64 = 1e-4 => rule::not_negative();
         /// Largest norm of the whole gradient; null: not limited.
         grad_clip: Option<f64> = None => rule::above_zero().or_null();
+        /// What the forward and backward compute in; parameters, sums and statistics are float32. auto: bfloat16 on a GPU.
+        precision: Precision = Precision::Auto => rule::choice(&["auto", "float32", "bfloat16"]);
         /// Epochs between two pictures of the validation; 0: none.
         log_images_every: u64 = 5 => rule::at_least(0);
         /// Steps between two lines of step metrics; 0: none.
@@ -467,6 +469,18 @@ pub enum PosWeightKey {
 pub enum Auto {
     /// The word.
     Auto,
+}
+
+/// Type of the activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// bfloat16 on a GPU, float32 on the CPU.
+    Auto,
+    /// Single precision.
+    Float32,
+    /// Half precision with float32's range.
+    Bfloat16,
 }
 
 /// Which loss.

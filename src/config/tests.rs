@@ -236,7 +236,7 @@ patchify_on_disk: {patch_size: 16, pad_mode: edge}
     assert_eq!(model.hidden_sizes, [64, 128, 320, 512]);
     assert_eq!((model.use_wind, model.fire_embedding), (false, FireEmbedding::Pixels));
     assert!(model.input_projection && model.last_frame_skip);
-    let train = config.train_settings(Some(3));
+    let train = config.train_settings(&crate::device::Device::cpu(), Some(3));
     assert_eq!((train.recipe.frozen_epochs, train.recipe.seed, train.max_steps), (2, 9, Some(3)));
     assert_eq!(
         train.recipe.loss,

@@ -163,16 +163,57 @@ impl Inputs {
 pub struct EmberFormer {
     settings: ModelSettings,
     parameters: Parameters,
+    activations: DType,
 }
 
 impl EmberFormer {
-    /// A network with fresh parameters (SPEC §2's initial values) drawn from `seed`.
+    /// A network with fresh parameters (SPEC §2's initial values) drawn from `seed`, that computes in `dtype`: float or
+    /// double on the CPU, float or bf16 on a GPU, where parameters, sums and statistics are float in any case.
     ///
     /// # Errors
-    /// For settings that make no network.
+    /// For settings that make no network, or none that the device can compute.
     pub fn new(settings: &ModelSettings, device: &Device, dtype: DType, seed: u64) -> Result<Self> {
         settings.check()?;
-        Ok(Self { settings: settings.clone(), parameters: Parameters::new(settings, device, dtype, seed)? })
+        let parameters = match (device, dtype) {
+            (Device::Cpu(_), DType::BF16) => {
+                return Err(Error::usage("train.precision", "the CPU computes in float", "use float32 or auto"));
+            }
+            (Device::Gpu(_), DType::F64) => {
+                return Err(Error::usage("precision", "a GPU computes in float or bf16", "use one of them"));
+            }
+            (Device::Gpu(_), _) => {
+                settings.check_gpu()?;
+                DType::F32
+            }
+            (Device::Cpu(_), _) => dtype,
+        };
+        let parameters = Parameters::new(settings, device, parameters, seed)?;
+        Ok(Self { settings: settings.clone(), parameters, activations: dtype })
+    }
+
+    /// What the forward computes in.
+    pub fn activations(&self) -> DType {
+        self.activations
+    }
+
+    /// Refuses histories that are longer than the device's kernels can hold.
+    ///
+    /// # Errors
+    /// Names the limit.
+    pub fn check_history(&self, steps: usize) -> Result<()> {
+        match self.parameters.device() {
+            Device::Gpu(_) if steps > GPU_HISTORY => Err(Error::usage(
+                "model.temporal.max_seq_len",
+                format_args!("histories of {steps} steps, a GPU takes {GPU_HISTORY} at most"),
+                "set it lower, or use --device cpu",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A forward pass; see [`Pass::new`].
+    fn pass<'a>(&'a self, inputs: &'a Inputs, recording: bool, training: Option<DropoutKey>) -> Pass<'a> {
+        Pass::new(&self.settings, self, inputs, recording, training)
     }
 
     /// What the network looks like.
@@ -229,7 +270,7 @@ impl EmberFormer {
         training: Option<DropoutKey>,
     ) -> Result<LossReport> {
         let comparison = self.comparison(inputs, target, training.is_some())?;
-        let mut pass = Pass::new(&self.settings, &self.parameters, inputs, true, training);
+        let mut pass = self.pass(inputs, true, training);
         let logits = pass.logits()?;
         let (report, seed) = segmentation_loss(self.parameters.device(), &logits, &comparison, loss, thresholds, true)?;
         let Pass { tape, vars, statistics, .. } = pass;
@@ -256,7 +297,7 @@ impl EmberFormer {
         thresholds: &Thresholds,
     ) -> Result<LossReport> {
         let comparison = self.comparison(inputs, target, false)?;
-        let logits = Pass::new(&self.settings, &self.parameters, inputs, false, None).logits()?;
+        let logits = self.pass(inputs, false, None).logits()?;
         Ok(segmentation_loss(self.parameters.device(), &logits, &comparison, loss, thresholds, false)?.0)
     }
 
@@ -266,7 +307,8 @@ impl EmberFormer {
     /// For a batch that does not fit the model.
     pub fn logits(&self, inputs: &Inputs) -> Result<Vec<f64>> {
         inputs.check(&self.settings)?;
-        Pass::new(&self.settings, &self.parameters, inputs, false, None).logits()?.value().to_host()
+        self.check_history(inputs.history)?;
+        self.pass(inputs, false, None).logits()?.value().to_host()
     }
 
     /// Logits in training mode without dropout, [B, H, W]; running statistics stay.
@@ -275,14 +317,16 @@ impl EmberFormer {
     /// For a batch that does not fit the model.
     pub fn training_logits(&self, inputs: &Inputs) -> Result<Vec<f64>> {
         inputs.check(&self.settings)?;
+        self.check_history(inputs.history)?;
         // A key draws nothing where both probabilities are zero.
         let settings = ModelSettings { dropout: 0.0, head_dropout: 0.0, ..self.settings.clone() };
         let key = DropoutKey { seed: 0, step: 0 };
-        Pass::new(&settings, &self.parameters, inputs, false, Some(key)).logits()?.value().to_host()
+        Pass::new(&settings, self, inputs, false, Some(key)).logits()?.value().to_host()
     }
 
     fn comparison(&self, inputs: &Inputs, target: &Target, training: bool) -> Result<Comparison> {
         inputs.check(&self.settings)?;
+        self.check_history(inputs.history)?;
         let n = inputs.batch * inputs.grid.patches();
         if target.bits.len() != n * inputs.grid.words() || target.valid_patches.len() != n {
             return Err(Error::failed(
@@ -304,6 +348,9 @@ impl EmberFormer {
         })
     }
 }
+
+/// Steps of history that the attention kernels hold at most.
+pub const GPU_HISTORY: usize = 64;
 
 /// A size may not be larger: with more, counts of parameters would no longer fit in 64 bits.
 const LARGEST_SIZE: usize = 1 << 16;
@@ -335,6 +382,27 @@ impl ModelSettings {
         match [self.dropout, self.head_dropout].iter().all(|p| (0.0..1.0).contains(p)) {
             true => Ok(()),
             false => complain("a dropout outside [0, 1)".into()),
+        }
+    }
+
+    /// Whether the kernels can compute the network: pixels and tokens are whole 16-byte vectors there.
+    fn check_gpu(&self) -> Result<()> {
+        let remedy = "change the model's settings, or use --device cpu";
+        let complain = |what: String| Err(Error::usage("model on a GPU", what, remedy));
+        let head = self.d_model / self.heads;
+        if !(4..=64).contains(&head) || !head.is_multiple_of(4) {
+            return complain(format!("heads of width {head}, possible are multiples of 4 from 4 to 64"));
+        }
+        let sizes = [
+            ("temporal.d_model", self.d_model),
+            ("temporal.dim_feedforward", self.feedforward),
+            ("spatial.decoder_width", self.decoder_width),
+            ("refinement.base_channels", self.base_channels),
+        ];
+        let hidden = self.hidden_sizes.map(|c| ("spatial.hidden_sizes", c));
+        match sizes.iter().chain(&hidden).find(|(_, size)| !size.is_multiple_of(8)) {
+            Some((name, size)) => complain(format!("model.{name} of {size}, only multiples of 8 are possible")),
+            None => Ok(()),
         }
     }
 }

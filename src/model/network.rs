@@ -1,6 +1,6 @@
 //! The forward pass, strung from ops.
 
-use super::{FireEmbedding, Inputs, ModelSettings, Parameters};
+use super::{EmberFormer, FireEmbedding, Inputs, ModelSettings, Parameters};
 use crate::Result;
 use crate::device::Array;
 use crate::ops::attention::attention;
@@ -23,6 +23,7 @@ use crate::tensor::{DType, Tensor};
 pub(super) struct Pass<'a> {
     settings: &'a ModelSettings,
     parameters: &'a Parameters,
+    activations: DType,
     inputs: &'a Inputs,
     training: Option<DropoutKey>,
     pub tape: Tape,
@@ -36,15 +37,16 @@ impl<'a> Pass<'a> {
     /// A pass with gradients where `recording`, with batch statistics and dropout where `training`.
     pub fn new(
         settings: &'a ModelSettings,
-        parameters: &'a Parameters,
+        model: &'a EmberFormer,
         inputs: &'a Inputs,
         recording: bool,
         training: Option<DropoutKey>,
     ) -> Self {
+        let EmberFormer { parameters, activations, .. } = model;
         let mut tape = Tape::new(parameters.device(), recording);
         let vars = parameters.iter().map(|p| tape.leaf(p.value.clone())).collect();
         let statistics = parameters.iter().map(|p| p.value.clone()).collect();
-        Self { settings, parameters, inputs, training, tape, vars, statistics }
+        Self { settings, parameters, activations: *activations, inputs, training, tape, vars, statistics }
     }
 
     /// Position of a tensor; the network only asks for names that its own settings put there.
@@ -69,13 +71,9 @@ impl<'a> Pass<'a> {
         Some(Dropout { probability, key, site: site as u32 })
     }
 
-    fn dtype(&self) -> DType {
-        self.vars[0].value().dtype()
-    }
-
     fn host(&self, shape: &[usize], values: &[f32]) -> Result<Tensor> {
         let values = values.iter().map(|x| f64::from(*x));
-        Tensor::from_host(self.tape.device(), self.dtype(), shape, values)
+        Tensor::from_host(self.tape.device(), self.activations, shape, values)
     }
 
     /// Logits [B, H, W].

@@ -542,7 +542,12 @@ mod tests {
         // Settings of a network far larger than the file are refused before any of it is made.
         let checkpoint = read(&sealed_with(r#"\"layers\":1"#, r#"\"layers\":65536"#)).unwrap();
         let device = crate::device::Device::cpu();
-        let model = crate::train::engine::load_model(&checkpoint, &device, Path::new("best.safetensors"));
+        let model = crate::train::engine::load_model(
+            &checkpoint,
+            &device,
+            crate::tensor::DType::F32,
+            Path::new("best.safetensors"),
+        );
         let text = model.err().unwrap().to_string();
         assert!(text.contains("best.safetensors: holds 14 values, its own model settings call for"), "{text}");
     }
@@ -620,7 +625,7 @@ mod tests {
             if let Ok(checkpoint) = read(&whole) {
                 checkpoint.state.model.parameter_counts().total();
                 let device = crate::device::Device::cpu();
-                let _ = crate::train::engine::load_model(&checkpoint, &device, Path::new("last.safetensors"));
+                let _ = crate::train::engine::load_model(&checkpoint, &device, crate::tensor::DType::F32, Path::new("last.safetensors"));
                 // Bytes, as values that are not numbers equal nothing.
                 let again = checkpoint.to_bytes().unwrap();
                 prop_assert_eq!(read(&again).unwrap().to_bytes().unwrap(), again);

@@ -24,8 +24,14 @@ impl Engine {
     ///
     /// # Errors
     /// Settings that make no network.
-    pub fn new(settings: &ModelSettings, adam: AdamSettings, device: &Device, seed: u64) -> Result<Self> {
-        let model = EmberFormer::new(settings, device, DType::F32, seed)?;
+    pub fn new(
+        settings: &ModelSettings,
+        adam: AdamSettings,
+        device: &Device,
+        precision: DType,
+        seed: u64,
+    ) -> Result<Self> {
+        let model = EmberFormer::new(settings, device, precision, seed)?;
         let adam = Adam::new(adam, model.parameters())?;
         Ok(Self { model, adam })
     }
@@ -35,12 +41,12 @@ impl Engine {
 ///
 /// # Errors
 /// Settings that make no network, or another one than the checkpoint's tensors.
-pub fn load_model(checkpoint: &Checkpoint, device: &Device, path: &Path) -> Result<EmberFormer> {
+pub fn load_model(checkpoint: &Checkpoint, device: &Device, precision: DType, path: &Path) -> Result<EmberFormer> {
     // The settings decide what is allocated: they must fit what the file holds before they are believed.
     let settings = &checkpoint.state.model;
     let stored: u64 = checkpoint.weights.values().map(|tensor| tensor.values.len() as u64).sum();
     settings.check_fits(stored, path.display())?;
-    let mut model = EmberFormer::new(settings, device, DType::F32, 0)?;
+    let mut model = EmberFormer::new(settings, device, precision, 0)?;
     load_weights(&mut model, checkpoint, path)?;
     Ok(model)
 }
@@ -152,7 +158,7 @@ mod tests {
     }
 
     fn checkpoint() -> Checkpoint {
-        let saved = Engine::new(&settings(), ADAM, &Device::cpu(), 7).unwrap().save().unwrap();
+        let saved = Engine::new(&settings(), ADAM, &Device::cpu(), DType::F32, 7).unwrap().save().unwrap();
         let state = State {
             model: settings(),
             data: Default::default(),
@@ -169,12 +175,12 @@ mod tests {
     fn an_engine_takes_back_what_it_saved() {
         let path = Path::new("last.safetensors");
         let checkpoint = checkpoint();
-        let mut other = Engine::new(&settings(), ADAM, &Device::cpu(), 8).unwrap();
+        let mut other = Engine::new(&settings(), ADAM, &Device::cpu(), DType::F32, 8).unwrap();
         assert_ne!(other.save().unwrap().weights, checkpoint.weights);
         other.restore(&checkpoint, path).unwrap();
         assert_eq!(other.save().unwrap().weights, checkpoint.weights);
         assert_eq!(other.save().unwrap().moments, checkpoint.moments);
-        assert!(load_model(&checkpoint, &Device::cpu(), path).is_ok());
+        assert!(load_model(&checkpoint, &Device::cpu(), DType::F32, path).is_ok());
     }
 
     #[test]
@@ -192,7 +198,7 @@ mod tests {
             for n in [huge, usize::MAX, 4096] {
                 let mut checkpoint = checkpoint();
                 change(&mut checkpoint.state.model, n);
-                let error = load_model(&checkpoint, &Device::cpu(), Path::new("last.safetensors")).err();
+                let error = load_model(&checkpoint, &Device::cpu(), DType::F32, Path::new("last.safetensors")).err();
                 let text = error.expect("an error").to_string();
                 let expected =
                     if n == 4096 { "its own model settings call for" } else { "the largest possible is 65536" };
@@ -202,7 +208,7 @@ mod tests {
         let mut wider = checkpoint();
         wider.weights.insert("extra".into(), HostTensor { shape: vec![1 << 20], values: vec![0.0; 1 << 20] });
         wider.state.model.feedforward = 32;
-        let text = load_model(&wider, &Device::cpu(), Path::new("a")).err().expect("an error").to_string();
+        let text = load_model(&wider, &Device::cpu(), DType::F32, Path::new("a")).err().expect("an error").to_string();
         assert!(text.contains("linear1") && text.contains("the model needs [32, 8]"), "{text}");
     }
 }

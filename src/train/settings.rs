@@ -6,6 +6,7 @@ use crate::data::split::Split;
 use crate::model::ModelSettings;
 use crate::ops::loss::{LossSettings, Thresholds};
 use crate::optim::{AdamSettings, LearningRates, Schedule};
+use crate::tensor::DType;
 use crate::train::stopping::StoppingSettings;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,8 @@ pub struct Recipe {
     pub augment: Augment,
     /// Frames of history at most.
     pub max_seq_len: usize,
+    /// Type of the activations.
+    pub precision: DType,
     /// When to stop, and which epoch is the best.
     pub stopping: StoppingSettings,
 }

@@ -229,6 +229,7 @@ impl Observer for Lines {
 fn settings() -> TrainSettings {
     TrainSettings {
         recipe: Recipe {
+            precision: crate::tensor::DType::F32,
             seed: 42,
             loss: LossSettings::BceDice {
                 bce_weight: 0.9,
