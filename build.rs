@@ -2,7 +2,7 @@
 //! device; and makes the Rust side of `kernels/include/params.h`.
 //!
 //! Without nvcc the build warns and goes on: everything but `--device cuda:N` works. Variables: `NVCC`, `CUDA_HOME`,
-//! `CUDA_PATH` (where nvcc is), `EMBERFORMER_CUDA_ARCHS` (compute capabilities, comma separated), `EMBERFORMER_DENY_SPILLS`
+//! `CUDA_PATH` (where nvcc is; an empty `NVCC`: none), `EMBERFORMER_CUDA_ARCHS` (compute capabilities, comma separated), `EMBERFORMER_DENY_SPILLS`
 //! (a kernel that spills registers fails the build), `LIBCLANG_PATH` (for bindgen).
 
 use std::collections::BTreeSet;
@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const ARCHITECTURES: &str = "80,86,89,90";
 /// Compute capability of the intermediate code that newer GPUs translate for themselves.
 const PTX: u32 = 80;
+/// Oldest release of nvcc.
+const OLDEST_NVCC: (u32, u32) = (12, 4);
 /// Where `scripts/toolchain.sh` puts the compiler.
 const TOOLCHAIN: &str = ".toolchain";
 
@@ -150,13 +152,15 @@ fn toolchain(under: &str, file: &str) -> Option<PathBuf> {
 }
 
 fn find_nvcc() -> Option<PathBuf> {
-    let given = env::var_os("NVCC").map(PathBuf::from);
+    if let Some(given) = env::var_os("NVCC") {
+        return Some(PathBuf::from(given)).filter(|nvcc| !nvcc.as_os_str().is_empty());
+    }
     let homes =
         ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(|home| PathBuf::from(home).join("bin"));
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = homes.chain(env::split_paths(&path)).chain([PathBuf::from("/usr/local/cuda/bin")]);
     let folders = folders.chain(toolchain("nvidia/cu13/bin", "nvcc"));
-    given.into_iter().chain(folders.map(|folder| folder.join("nvcc"))).find(|nvcc| nvcc.is_file())
+    folders.map(|folder| folder.join("nvcc")).find(|nvcc| nvcc.is_file())
 }
 
 #[derive(Default)]
@@ -202,6 +206,15 @@ fn compile_for_gpus(nvcc: &Path, kernels: &[PathBuf], out: &Path) -> Result<Imag
     let version = String::from_utf8_lossy(&version).into_owned();
     let release = version.lines().find_map(|line| line.split_once("release ")).map_or("?", |(_, rest)| rest);
     let release = release.split(',').next().unwrap_or_default().to_string();
+    let number = |text: Option<&str>| text.and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
+    let mut parts = release.split('.');
+    if (number(parts.next()), number(parts.next())) < OLDEST_NVCC {
+        return Err(format!(
+            "{} is nvcc {release}, 12.4 is the oldest that compiles the kernels; set NVCC to a newer one (scripts/toolchain.sh \
+             fetches 13.0), or to nothing for a build without GPU kernels",
+            nvcc.display()
+        ));
+    }
 
     let mut flags: Vec<String> =
         ["-std=c++17", "-O3", "-fatbin", "-Xptxas=-v", "-Wno-deprecated-gpu-targets"].map(String::from).into();

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to a verdict: builds emberformer, makes a data set if none is given, trains the experiments one after the
-# other, and prints their comparison. Needs a Rust toolchain and a C compiler, nothing else.
+# other, and prints their comparison. Needs a Rust toolchain and a C++ compiler; nvcc and libclang are fetched where they are
+# missing (330 MB, with python3 and pip).
 set -euo pipefail
 
 usage() {
@@ -69,8 +70,9 @@ if ! command -v cargo >/dev/null 2>&1; then
     [ -x "$HOME/.cargo/bin/cargo" ] || fail "there is no cargo; install Rust from https://rustup.rs and run this again"
     PATH="$HOME/.cargo/bin:$PATH"
 fi
-command -v cc >/dev/null 2>&1 || fail "there is no C compiler (cc); install gcc or clang and run this again"
+command -v c++ >/dev/null 2>&1 || fail "there is no C++ compiler (c++); install g++ or clang and run this again"
 
 echo "building emberformer (a few minutes the first time)"
+./scripts/toolchain.sh || fail "the compilers that the build needs could not be fetched; see the message above"
 cargo build --release --locked --bin emberformer || fail "the build failed; see the messages above"
 exec "${CARGO_TARGET_DIR:-target}/release/emberformer" experiments "${arguments[@]}"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Every check of this repository: format, lints, documentation, release build, all tests. Needs a Rust toolchain.
+# Every check of this repository: format, lints, documentation, release build, all tests, those of the GPU kernels on the
+# emulated device included. Needs a Rust toolchain, a C++ compiler, and python3 with pip where nvcc or libclang is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,6 +8,14 @@ command -v cargo >/dev/null || {
     echo "error: cargo is not on the PATH; install Rust from https://rustup.rs and run this again" >&2
     exit 1
 }
+
+command -v c++ >/dev/null || {
+    echo "error: no C++ compiler (c++) is on the PATH; install g++ or clang and run this again" >&2
+    exit 1
+}
+./scripts/toolchain.sh
+# The architectures that matter most; a kernel that keeps registers in memory fails the build.
+export EMBERFORMER_CUDA_ARCHS="${EMBERFORMER_CUDA_ARCHS:-86,90}" EMBERFORMER_DENY_SPILLS=1
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
 

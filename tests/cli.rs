@@ -212,7 +212,11 @@ fn wrong_input_is_one_error_with_its_remedy() {
     fails("train --config tiny.yaml --name b --resume", 2, &["no run of this name"]);
     fails("train --config none.yaml", 2, &["none.yaml", "cannot read"]);
     fails("train --config tiny.yaml --name b --set train.epoch=3", 2, &["train.epoch", "train.epochs"]);
-    fails("train --config tiny.yaml --name b --device gpu", 2, &["--device gpu", "auto, cpu or cuda:N"]);
+    fails("train --config tiny.yaml --name b --device gpu", 2, &["--device gpu", "auto, cpu, cuda:N or emulated"]);
+    if !std::path::Path::new("/proc/driver/nvidia/version").exists() {
+        fails("train --config tiny.yaml --name b --device cuda:0", 1, &["error: CUDA: ", "use --device cpu"]);
+        fails("train --config tiny.yaml --name b --gpu 1", 1, &["error: CUDA: ", "use --device cpu"]);
+    }
     fails("train --config tiny.yaml --name b --set data.data_dir=nowhere", 1, &["nowhere"]);
     fails("train --config tiny.yaml --name b --set data.max_sequences=2", 1, &["split", "sequences"]);
     assert!(!place.path("runs/b").exists(), "nothing is left of a run that could not begin");

@@ -26,7 +26,7 @@ struct Report {
     vector_instructions: Vec<&'static str>,
     memory: Option<Memory>,
     nvidia: Nvidia,
-    /// Architectures of the GPU kernels in this build; without any, only the CPU can be used.
+    /// What the GPU kernels of this build were compiled for; where there are none, only the CPU can be used.
     compiled_kernels: Vec<String>,
     /// What `--device auto` takes.
     auto: String,
@@ -61,7 +61,7 @@ pub fn run(args: Args) -> Result<()> {
         vector_instructions: vector_instructions(),
         memory: memory(root),
         nvidia: nvidia(root, std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default()),
-        compiled_kernels: Vec::new(),
+        compiled_kernels: crate::device::gpu::compiled_kernels(),
         auto: Device::parse("auto")?.describe(),
     };
     if args.json {

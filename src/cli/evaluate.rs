@@ -33,7 +33,7 @@ pub struct Args {
     /// Another data set in the same layout [default: the run's own]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Device: auto, cpu or cuda:N
+    /// Device: auto, cpu, cuda:N, or emulated (the GPU path on the host, for checks)
     #[arg(long, default_value = "auto")]
     device: String,
     /// Prints JSON, with the precision-recall curve

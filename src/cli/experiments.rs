@@ -31,7 +31,7 @@ pub struct Args {
     /// The small pair: configs/emberformer_quick.yaml and emberformer_quick_bce_dice.yaml
     #[arg(long, conflicts_with = "config")]
     quick: bool,
-    /// Device: auto, cpu or cuda:N
+    /// Device: auto, cpu, cuda:N, or emulated (the GPU path on the host, for checks)
     #[arg(long, default_value = "auto")]
     device: String,
     /// Overrides a key of every configuration; may be given several times

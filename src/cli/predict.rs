@@ -41,7 +41,7 @@ pub struct Args {
     /// next (the one after the last); may be given several times
     #[arg(long, value_name = "N|all|last|next", default_value = "last")]
     frame: Vec<Wanted>,
-    /// Device: auto, cpu or cuda:N
+    /// Device: auto, cpu, cuda:N, or emulated (the GPU path on the host, for checks)
     #[arg(long, default_value = "auto")]
     device: String,
 }

@@ -28,7 +28,7 @@ pub struct Args {
     /// Configuration file [default: with --resume the run's own, else the built-in small one]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Device: auto, cpu or cuda:N
+    /// Device: auto, cpu, cuda:N, or emulated (the GPU path on the host, for checks)
     #[arg(long, default_value = "auto")]
     device: String,
     /// Short for --device cuda:N

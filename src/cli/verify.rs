@@ -15,7 +15,7 @@ use std::path::PathBuf;
     Exits 1 where an error is beyond its tolerance. The format of a case: tests/golden/README.md."
 )]
 pub struct Args {
-    /// Device to check: auto, cpu or cuda:N
+    /// Device to check: auto, cpu, cuda:N, or emulated (the GPU path on the host)
     #[arg(long, default_value = "auto")]
     device: String,
     /// Golden cases to run [default: those that come with the program]
@@ -47,7 +47,11 @@ pub fn run(args: Args) -> Result<()> {
     };
     let mut results = Vec::new();
     for (case, bytes) in cases {
-        for precision in [DType::F64, DType::F32] {
+        let precisions = match device {
+            Device::Cpu(_) => [DType::F64, DType::F32],
+            Device::Gpu(_) => [DType::F32, DType::BF16],
+        };
+        for precision in precisions {
             let checks = run_case(case, bytes, &device, precision)?;
             let passed = checks.iter().all(Check::passes);
             results.push(CaseResult { case: case.to_string(), precision, passed, checks });

@@ -8,12 +8,8 @@ fn run(kernel: &str, input: &[f32], halves: &[bf16], len: u64) -> Result<Vec<f32
     let gpu = Gpu::emulated();
     let out = gpu.upload(&vec![0.0f32; 256]).unwrap();
     let (values, halves) = (gpu.upload(input).unwrap(), gpu.upload(halves).unwrap());
-    let params = params::Check {
-        out: out.address().cast(),
-        in_: values.address().cast(),
-        halves: halves.address(),
-        len,
-    };
+    let params =
+        params::Check { out: out.address().cast(), in_: values.address().cast(), halves: halves.address(), len };
     let block = if kernel == "check_mma" { 32 } else { 64 };
     let shared = if kernel == "check_copies" || kernel == "check_mma" { 1024 } else { 256 };
     gpu.launch(kernel, Launch { grid: [1, 1, 1], block, shared }, &params).map_err(|e| e.to_string())?;
@@ -48,7 +44,11 @@ fn wrong_kernels_are_reported_with_kernel_block_and_thread() {
 fn launches_that_cannot_be_are_refused() {
     let gpu = Gpu::emulated();
     let error = |kernel: &str, launch: Launch, big: bool| {
-        let result = if big { gpu.launch(kernel, launch, &[0u64; 9]) } else { gpu.launch(kernel, launch, &params::Check::default()) };
+        let result = if big {
+            gpu.launch(kernel, launch, &[0u64; 9])
+        } else {
+            gpu.launch(kernel, launch, &params::Check::default())
+        };
         result.unwrap_err().to_string()
     };
     let launch = Launch::linear(1, 64);
@@ -57,6 +57,16 @@ fn launches_that_cannot_be_are_refused() {
     assert!(error("check_copies", launch, true).contains("parameters of 72 bytes, the kernel takes 32"));
     assert!(error("check_copies", Launch { shared: 100 * 1024, ..launch }, false).contains("are the most"));
     assert!(error("check_copies", Launch { grid: [1, 70_000, 1], ..launch }, false).contains("65535"));
+}
+
+#[test]
+fn memory_that_is_not_there_is_an_error_with_its_remedy() {
+    let gpu = Gpu::emulated();
+    let kept = gpu.take(3 << 20).unwrap();
+    let text = gpu.take(1 << 60).err().unwrap().to_string();
+    assert!(text.contains("MiB more (3.0 MiB in use)") && text.contains("use a smaller data.batch_size"), "{text}");
+    drop(kept);
+    assert_eq!(gpu.memory().0, 0);
 }
 
 #[test]
@@ -83,9 +93,8 @@ fn tensor_core_products_are_those_of_the_ptx_manual() {
     let value = |i: usize| bf16::from_f32(((i * 29 % 17) as f32 - 8.0) / 4.0);
     let a: Vec<bf16> = (0..256).map(value).collect();
     let b: Vec<bf16> = (0..128).map(|i| value(i + 5)).collect();
-    let expected: Vec<f32> = (0..128)
-        .map(|i| (0..16).map(|k| a[i / 8 * 16 + k].to_f32() * b[k * 8 + i % 8].to_f32()).sum())
-        .collect();
+    let expected: Vec<f32> =
+        (0..128).map(|i| (0..16).map(|k| a[i / 8 * 16 + k].to_f32() * b[k * 8 + i % 8].to_f32()).sum()).collect();
     let transposed: Vec<bf16> = (0..128).map(|i| b[i % 16 * 8 + i / 16]).collect();
     for (second, len) in [(&b, 0), (&transposed, 1)] {
         let halves = [a.as_slice(), second].concat();

@@ -1,1 +1,196 @@
+//! The whole network through the kernels: golden cases, training steps beside the CPU path, memory.
 
+use crate::harness::device;
+use emberformer::device::Device;
+use emberformer::model::{DropoutKey, EmberFormer, FireEmbedding, Inputs, ModelSettings, Target};
+use emberformer::ops::loss::{LossReport, LossSettings, Thresholds};
+use emberformer::optim::{Adam, AdamSettings, LearningRates};
+use emberformer::patch::Grid;
+use emberformer::tensor::DType;
+use emberformer::verify::{Check, EMBEDDED, run_case};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const THRESHOLDS: Thresholds = Thresholds { prediction: 0.5, target: 0.05 };
+const RATES: LearningRates = LearningRates { temporal: 1e-3, spatial: 1e-4, refinement: 1e-3 };
+const ADAM: AdamSettings = AdamSettings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-4 };
+
+fn golden(dtype: DType) {
+    for (name, bytes) in EMBEDDED {
+        let checks = run_case(name, bytes, &device(), dtype).unwrap();
+        for prefix in ["logits", "loss", "step_losses", "grad", "after"] {
+            let worst =
+                checks.iter().filter(|c| c.quantity.starts_with(prefix)).max_by(|a, b| a.error.total_cmp(&b.error));
+            worst.inspect(|c| println!("{name}: {} {:.1e} of {:.0e}", c.quantity, c.error, c.tolerance));
+        }
+        let failed: Vec<&Check> = checks.iter().filter(|check| !check.passes()).collect();
+        assert!(failed.is_empty(), "{name}: {failed:#?}");
+    }
+}
+
+#[test]
+fn golden_cases_in_float() {
+    golden(DType::F32);
+}
+
+#[test]
+fn golden_cases_in_bf16() {
+    golden(DType::BF16);
+}
+
+fn settings() -> ModelSettings {
+    ModelSettings {
+        d_model: 16,
+        heads: 2,
+        layers: 2,
+        feedforward: 24,
+        static_channels: 5,
+        hidden_sizes: [8, 16, 8, 24],
+        decoder_width: 16,
+        base_channels: 8,
+        ..ModelSettings::default()
+    }
+}
+
+/// Histories of the given lengths on a grid of 8×9 patches, some of them invalid.
+fn batch(settings: &ModelSettings, lengths: &[usize], seed: u64) -> (Inputs, Target) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let grid = Grid { rows: 8, cols: 9, patch: settings.patch };
+    let (b, t, n) = (lengths.len(), lengths.iter().copied().max().unwrap(), grid.patches());
+    let mut bits = |len: usize| -> Vec<u64> {
+        let mask = if settings.patch == 4 { 0xffff } else { u64::MAX };
+        (0..len).map(|_| rng.random::<u64>() & rng.random::<u64>() & mask).collect()
+    };
+    let (frames, target) = (bits(b * t * n * grid.words()), bits(b * n * grid.words()));
+    let inputs = Inputs {
+        batch: b,
+        history: t,
+        grid,
+        frames,
+        wind: (0..b * t * 2).map(|_| rng.random()).collect(),
+        statics: (0..b * n * settings.static_channels).map(|_| rng.random()).collect(),
+        valid_steps: lengths.iter().flat_map(|length| (0..t).map(move |step| step >= t - length)).collect(),
+    };
+    (inputs, Target { bits: target, valid_patches: (0..b * n).map(|i| i % 7 != 3).collect() })
+}
+
+/// Reports and final weights of `steps` training steps.
+fn train(
+    device: &Device,
+    dtype: DType,
+    settings: &ModelSettings,
+    loss: &LossSettings,
+    steps: u64,
+) -> (Vec<LossReport>, Vec<Vec<f32>>) {
+    let mut model = EmberFormer::new(settings, device, dtype, 1).unwrap();
+    let mut adam = Adam::new(ADAM, model.parameters()).unwrap();
+    let reports = (0..steps)
+        .map(|step| {
+            let (inputs, target) = batch(settings, &[3, 1 + step as usize % 4], step);
+            let report = model.train_step(&inputs, &target, loss, &THRESHOLDS, DropoutKey { seed: 7, step }).unwrap();
+            adam.step(model.parameters_mut(), &RATES, &[]).unwrap();
+            report
+        })
+        .collect();
+    let names: Vec<String> = model.parameters().iter().map(|p| p.name.clone()).collect();
+    (reports, names.iter().map(|name| model.parameters().get(name).unwrap()).collect())
+}
+
+#[test]
+fn five_training_steps_follow_the_cpu_path() {
+    for loss in [LossSettings::FOCAL_TVERSKY, LossSettings::BCE_DICE] {
+        let (expected, weights) = train(&Device::cpu(), DType::F32, &settings(), &loss, 5);
+        for (dtype, tolerance) in [(DType::F32, 2e-5), (DType::BF16, 2e-2)] {
+            let (reports, ours) = train(&device(), dtype, &settings(), &loss, 5);
+            for (step, (report, expected)) in reports.iter().zip(&expected).enumerate() {
+                let error = (report.loss - expected.loss).abs() / expected.loss;
+                assert!(error < tolerance, "{dtype:?}, step {step}: {} but {}", report.loss, expected.loss);
+                let pixels = |c: &emberformer::ops::loss::Counts| c.tp + c.fp + c.fn_ + c.tn;
+                assert_eq!(report.copy_last, expected.copy_last);
+                assert_eq!(pixels(&report.growth), pixels(&expected.growth));
+            }
+            let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+            let difference = norm(&mut ours.iter().flatten().zip(weights.iter().flatten()).map(|(a, b)| a - b));
+            let size = norm(&mut weights.iter().flatten().copied());
+            // Adam divides a gradient that vanishes by its own size, so such weights move by noise.
+            assert!(difference < 2e-2 * size, "{dtype:?}: weights off by {:.1e}", difference / size);
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes() {
+    for dtype in [DType::F32, DType::BF16] {
+        let [a, b] = [0, 1].map(|_| train(&device(), dtype, &settings(), &LossSettings::FOCAL_TVERSKY, 2));
+        assert!(a == b, "{dtype:?}");
+    }
+}
+
+#[test]
+fn every_setting_makes_a_network_that_trains() {
+    let pixels = ModelSettings { fire_embedding: FireEmbedding::Pixels, last_frame_skip: true, ..settings() };
+    let variants = [
+        ModelSettings { use_wind: false, ..settings() },
+        ModelSettings { use_static: false, ..settings() },
+        ModelSettings { input_projection: true, ..settings() },
+        ModelSettings { layers: 1, heads: 4, dropout: 0.0, ..settings() },
+        ModelSettings { patch: 4, ..pixels.clone() },
+        ModelSettings { patch: 16, d_model: 64, heads: 1, ..pixels.clone() },
+        ModelSettings { static_channels: 8, ..pixels },
+    ];
+    for settings in variants {
+        let (expected, _) = train(&Device::cpu(), DType::F32, &settings, &LossSettings::FOCAL_TVERSKY, 1);
+        let (ours, _) = train(&device(), DType::F32, &settings, &LossSettings::FOCAL_TVERSKY, 1);
+        let error = (ours[0].loss - expected[0].loss).abs() / expected[0].loss;
+        assert!(error < 1e-5, "{settings:?}: {} but {}", ours[0].loss, expected[0].loss);
+    }
+}
+
+#[test]
+fn a_samples_logits_do_not_depend_on_its_batch() {
+    let settings = ModelSettings { fire_embedding: FireEmbedding::Pixels, last_frame_skip: true, ..settings() };
+    let model = EmberFormer::new(&settings, &device(), DType::F32, 1).unwrap();
+    let (both, _) = batch(&settings, &[4, 2], 3);
+    let together = model.logits(&both).unwrap();
+    let window = both.grid.patches();
+    let alone = Inputs {
+        batch: 1,
+        history: 2,
+        grid: both.grid,
+        frames: both.frames[6 * window..].to_vec(),
+        wind: both.wind[6 * 2..].to_vec(),
+        statics: both.statics[window * 5..].to_vec(),
+        valid_steps: vec![true; 2],
+    };
+    let alone = model.logits(&alone).unwrap();
+    let worst = alone.iter().zip(&together[alone.len()..]).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(worst < 1e-5, "{worst:.1e}");
+}
+
+#[test]
+fn settings_that_the_kernels_cannot_compute_are_refused() {
+    let error =
+        |settings: ModelSettings, dtype| EmberFormer::new(&settings, &device(), dtype, 0).err().unwrap().to_string();
+    let narrow = ModelSettings { d_model: 8, heads: 4, ..settings() };
+    assert!(error(narrow, DType::F32).contains("heads of width 2, possible are multiples of 4 from 4 to 64"));
+    let odd = ModelSettings { base_channels: 12, ..settings() };
+    assert!(error(odd, DType::BF16).contains("model.refinement.base_channels of 12, only multiples of 8"));
+    assert!(error(settings(), DType::F64).contains("float or bf16"));
+    let model = EmberFormer::new(&settings(), &device(), DType::F32, 0).unwrap();
+    let text = model.check_history(65).unwrap_err().to_string();
+    assert!(text.contains("histories of 65 steps, a GPU takes 64 at most"), "{text}");
+}
+
+#[test]
+fn memory_stays_flat() {
+    let device = device();
+    let mut model = EmberFormer::new(&settings(), &device, DType::BF16, 1).unwrap();
+    let (inputs, target) = batch(&settings(), &[2, 2], 4);
+    let mut peaks = Vec::new();
+    for step in 0..4 {
+        let key = DropoutKey { seed: 9, step };
+        model.train_step(&inputs, &target, &LossSettings::FOCAL_TVERSKY, &THRESHOLDS, key).unwrap();
+        peaks.push(device.memory());
+    }
+    assert!(peaks[1..].iter().all(|peak| *peak == peaks[1]), "{peaks:?}");
+}

@@ -47,47 +47,81 @@ fn missing(what: impl Display, remedy: impl Display) -> Error {
 
 const OTHER_DEVICE: &str = "use --device cpu, or auto to take what there is";
 
-/// GPUs of this machine; an error where the build or the machine cannot use any.
-fn probe() -> Result<(i32, u32)> {
-    if images::IMAGES.is_empty() {
-        return Err(missing(
-            "this build holds no GPU kernels, since it found no nvcc",
-            "run scripts/toolchain.sh (or set CUDA_HOME) and build again, or use --device cpu",
-        ));
-    }
-    // SAFETY: looks for the library, and loads it where it is.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(missing("no NVIDIA driver: libcuda.so is not there", OTHER_DEVICE));
-    }
-    let mut driver = 0;
-    // SAFETY: writes one integer; needs no initialisation.
-    unsafe { sys::cuDriverGetVersion(&raw mut driver) }
-        .result()
-        .map_err(|e| missing(format_args!("the driver does not say its version: {e}"), OTHER_DEVICE))?;
-    if driver < OLDEST_DRIVER {
-        return Err(missing(
-            format_args!("the driver is too old: it supports CUDA {}, this program needs 12.0", version(driver)),
-            "update the NVIDIA driver, or use --device cpu",
-        ));
-    }
-    // SAFETY: looks for the library, and loads it where it is.
-    if !unsafe { blas::is_culib_present() } {
-        return Err(missing(
-            "libcublas.so is not there",
-            "install CUDA's cuBLAS (or pip install nvidia-cublas) and add its folder to LD_LIBRARY_PATH, or use --device cpu",
-        ));
-    }
-    let devices = match result::init() {
-        Ok(()) => result::device::get_count(),
-        Err(e) => Err(e),
-    };
-    match devices {
-        Ok(n) if n > 0 => Ok((driver, n as u32)),
-        Ok(_) => Err(missing("no GPU that this process may use", "check CUDA_VISIBLE_DEVICES, or use --device cpu")),
-        Err(e) if e.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => {
-            Err(missing("no GPU that this process may use", "check CUDA_VISIBLE_DEVICES, or use --device cpu"))
+/// What a program needs to use a GPU, looked at step by step: what follows a lack is not looked at.
+#[derive(Debug, Clone, Default)]
+struct Machine {
+    /// Whether this build has compiled kernels.
+    kernels: bool,
+    /// Whether the driver's library is there.
+    library: bool,
+    /// The newest CUDA that the driver supports, or what it says instead.
+    driver: Option<std::result::Result<i32, String>>,
+    /// Whether cuBLAS is there.
+    blas: bool,
+    /// GPUs that this process may use, or what the driver says instead.
+    devices: Option<std::result::Result<u32, String>>,
+}
+
+impl Machine {
+    fn probe() -> Self {
+        let mut machine = Self { kernels: !images::IMAGES.is_empty(), ..Self::default() };
+        // SAFETY: looks for the library, and loads it where it is.
+        machine.library = machine.kernels && unsafe { sys::is_culib_present() };
+        if !machine.library {
+            return machine;
         }
-        Err(e) => Err(missing(format_args!("the driver does not start: {e}"), OTHER_DEVICE)),
+        let mut driver = 0;
+        // SAFETY: writes one integer; needs no initialisation.
+        let asked = unsafe { sys::cuDriverGetVersion(&raw mut driver) }.result();
+        machine.driver = Some(asked.map(|()| driver).map_err(|e| e.to_string()));
+        if driver < OLDEST_DRIVER {
+            return machine;
+        }
+        // SAFETY: looks for the library, and loads it where it is.
+        machine.blas = unsafe { blas::is_culib_present() };
+        machine.devices = Some(match result::init().and_then(|()| result::device::get_count()) {
+            Ok(n) => Ok(n.max(0) as u32),
+            Err(e) if e.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => Ok(0),
+            Err(e) => Err(e.to_string()),
+        });
+        machine
+    }
+
+    /// The driver's version and the number of GPUs, or the first thing that is missing.
+    fn judge(&self) -> Result<(i32, u32)> {
+        if !self.kernels {
+            return Err(missing(
+                "this build holds no GPU kernels, since it found no nvcc",
+                "run scripts/toolchain.sh (or set CUDA_HOME) and build again, or use --device cpu",
+            ));
+        }
+        if !self.library {
+            return Err(missing("no NVIDIA driver: libcuda.so is not there", OTHER_DEVICE));
+        }
+        let driver = match &self.driver {
+            Some(Ok(driver)) => *driver,
+            Some(Err(e)) => {
+                return Err(missing(format_args!("the driver does not say its version: {e}"), OTHER_DEVICE));
+            }
+            None => 0,
+        };
+        if driver < OLDEST_DRIVER {
+            return Err(missing(
+                format_args!("the driver is too old: it supports CUDA {}, this program needs 12.0", version(driver)),
+                "update the NVIDIA driver, or use --device cpu",
+            ));
+        }
+        if !self.blas {
+            return Err(missing(
+                "libcublas.so is not there",
+                "install CUDA's cuBLAS (or pip install nvidia-cublas) and add its folder to LD_LIBRARY_PATH, or use --device cpu",
+            ));
+        }
+        match &self.devices {
+            Some(Ok(n)) if *n > 0 => Ok((driver, *n)),
+            Some(Err(e)) => Err(missing(format_args!("the driver does not start: {e}"), OTHER_DEVICE)),
+            _ => Err(missing("no GPU that this process may use", "check CUDA_VISIBLE_DEVICES, or use --device cpu")),
+        }
     }
 }
 
@@ -110,7 +144,7 @@ pub(super) fn image_for(capability: u32, architectures: &[u32], ptx: u32) -> Opt
 
 impl Cuda {
     pub fn new(ordinal: u32) -> Result<Self> {
-        let (driver, devices) = probe()?;
+        let (driver, devices) = Machine::probe().judge()?;
         if ordinal >= devices {
             return Err(missing(
                 format_args!("no GPU {ordinal}: this machine has {devices}"),
@@ -345,5 +379,27 @@ mod tests {
         assert_eq!(image(120).as_deref(), Some("PTX of compute_80"));
         assert_eq!(image(75), None);
         assert_eq!(version(12_040), "12.4");
+    }
+
+    #[test]
+    fn everything_that_is_missing_has_its_own_line() {
+        let whole =
+            Machine { kernels: true, library: true, driver: Some(Ok(12_080)), blas: true, devices: Some(Ok(2)) };
+        assert_eq!(whole.judge().unwrap(), (12_080, 2));
+        for (machine, expected) in [
+            (Machine { kernels: false, ..whole.clone() }, "this build holds no GPU kernels"),
+            (Machine { library: false, driver: None, ..whole.clone() }, "no NVIDIA driver: libcuda.so is not there"),
+            (
+                Machine { driver: Some(Ok(11_040)), ..whole.clone() },
+                "too old: it supports CUDA 11.4, this program needs 12.0",
+            ),
+            (Machine { driver: Some(Err("broken".into())), ..whole.clone() }, "does not say its version: broken"),
+            (Machine { blas: false, ..whole.clone() }, "libcublas.so is not there; install CUDA's cuBLAS"),
+            (Machine { devices: Some(Ok(0)), ..whole.clone() }, "no GPU that this process may use"),
+            (Machine { devices: Some(Err("unknown error".into())), ..whole.clone() }, "does not start: unknown error"),
+        ] {
+            let text = machine.judge().unwrap_err().to_string();
+            assert!(text.contains(expected) && !text.contains('\n'), "{text}");
+        }
     }
 }

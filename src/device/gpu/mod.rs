@@ -28,6 +28,15 @@ pub(crate) mod images {
     include!(concat!(env!("OUT_DIR"), "/images.rs"));
 }
 
+/// What the kernels of this build were compiled for: `sm_86` and so on, then PTX; empty in a build without nvcc.
+pub fn compiled_kernels() -> Vec<String> {
+    if images::IMAGES.is_empty() {
+        return Vec::new();
+    }
+    let machine_code = images::ARCHITECTURES.iter().map(|arch| format!("sm_{arch}"));
+    machine_code.chain([format!("PTX of compute_{}, by nvcc {}", images::PTX, images::COMPILER)]).collect()
+}
+
 /// A GPU, real or emulated: a handle that clones cheaply.
 #[derive(Clone)]
 pub struct Gpu(Arc<Inner>);
