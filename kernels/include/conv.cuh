@@ -10,8 +10,8 @@
 //   up_conv, input gradient: 8 lines of 2 taps. A pixel gathers 4×4 output pixels at stride 2; in pairs of output pixels
 //   the stride is 1, and a line is one half of the pairs of one output line.
 //
-// Shared memory is a ring of STAGES buffers filled by asynchronous copies. Rows are swizzled in units of 16 bytes so that the
-// eight rows of an 8×8 matrix fall on different banks wherever the first row lies.
+// Shared memory is a ring of two or three buffers filled by asynchronous copies. Rows are swizzled in units of 16 bytes so
+// that the eight rows of an 8×8 matrix fall on different banks wherever the first row lies.
 #pragma once
 
 #include "async.cuh"
@@ -21,7 +21,6 @@
 namespace conv {
 
 constexpr int THREADS = 256;
-constexpr int STAGES = 3;
 
 // Byte of 16-byte unit `unit` of row `row`, rows of UNITS units.
 template <int UNITS> __device__ inline unsigned swizzled(unsigned row, unsigned unit) {
@@ -44,7 +43,8 @@ __device__ inline long long window_offset(const ConvWindows &w, const Position &
     return w.origin + at.batch * w.batch_step + at.row * w.row_step + at.column * w.column_step;
 }
 __device__ inline long long line_offset(const ConvWindows &w, unsigned line) {
-    return line / w.halves * w.line_step + line % w.halves * static_cast<long long>(w.channels);
+    const bool halves = w.halves == 2;
+    return (halves ? line / 2 : line) * w.line_step + (halves ? line % 2 : 0) * static_cast<long long>(w.channels);
 }
 
 // ---- output = windows · panel ----
@@ -53,10 +53,14 @@ __device__ inline long long line_offset(const ConvWindows &w, unsigned line) {
 // channels × TAPS, a step of the ring being one line and chunk with all taps: (M + TAPS − 1 + TAPS·N)·32 bytes.
 // bf16: a warp owns 32 pixels × N (M = 256) or N / 2 (M = 128) channels as m16n8k16 products. float: a thread owns
 // 8 pixels × 4 channels. Consecutive blocks share the pixels (phases and channel tiles vary fastest), which then come from L2.
-// Operations: 2·TAPS·lines·Cin·Cout a pixel; bytes from DRAM: input and output once (about TAPS·lines·Cin / 2 operations a
-// byte, 144 for 32 channels: tensor bound in bf16 from there on).
+// Operations: 2·TAPS·lines·Cin·Cout a pixel; bytes from DRAM: input and output once. A 3×3 convolution of C to C channels in
+// bf16 is 4.5·C operations a byte: below the balance of an RTX A6000 (about 200) for 32 channels, where DRAM bounds it,
+// above for 64. From L2 a block reads each step's bytes for 2·32·TAPS·M·N / sizeof(T) operations: 70 to 110 a byte.
 
 template <typename T, int N> constexpr int PIXELS = (sizeof(T) == 2 ? N > 64 : N > 32) ? 128 : 256;
+// Buffers of the ring. Wider tiles are held to two blocks a multiprocessor by their registers, which leaves room for three;
+// with two a third block of narrow tiles fits.
+template <int N> constexpr int STAGES = N == 32 ? 2 : 3;
 
 // Where pixel `pixel` of the grid goes in the output: its element, −2 − element for a zero of the border, −1 for nowhere.
 __device__ inline long long output_place(const ConvGemm &p, int pixel, int py, int px) {
@@ -192,23 +196,23 @@ template <typename T, int TAPS, int N> __device__ void gemm(const ConvGemm &p) {
     };
 
 #pragma unroll
-    for (unsigned stage = 0; stage < STAGES - 1; ++stage) {
+    for (unsigned stage = 0; stage < STAGES<N> - 1; ++stage) {
         if (stage < steps) {
             fetch(stage);
         }
         async_commit();
     }
-    unsigned reading = 0, writing = STAGES - 1;
+    unsigned reading = 0, writing = STAGES<N> - 1;
     for (unsigned step = 0; step < steps; ++step) {
-        async_wait<STAGES - 2>();
+        async_wait<STAGES<N> - 2>();
         __syncthreads(); // this step's data is there, and the buffer read a step ago is free
         if (fetched < steps) {
             fetch(writing);
         }
         async_commit();
         multiply(reading);
-        reading = reading + 1 == STAGES ? 0 : reading + 1;
-        writing = writing + 1 == STAGES ? 0 : writing + 1;
+        reading = reading + 1 == STAGES<N> ? 0 : reading + 1;
+        writing = writing + 1 == STAGES<N> ? 0 : writing + 1;
     }
     __syncthreads();
 
@@ -288,8 +292,10 @@ __device__ inline PanelPlace panel_place(const ConvPack &p, unsigned long long i
 // tap is a row further in the window. bf16: a warp owns TAPS × 16 × 32 sums; float: a thread owns TAPS × 4 × 4. Tiles that need
 // fewer threads share the pixels of a step between groups of threads, whose sums are added in fixed order at the end.
 // The number of splits follows from the sizes alone, so a gradient is the same on every device; conv_weight_sum adds them up.
-// Operations as in the forward; bytes: each tile reads its channels once a line.
+// Operations as in the forward; bytes: each tile reads its channels once a line, neighboring blocks the same ones, from L2:
+// 47 (32×32) to 94 (64×64) operations a byte. The partials are small beside that: one for every 8192 pixels.
 
+constexpr int WEIGHT_STAGES = 3;
 template <typename T> constexpr int STEP_PIXELS = 128 / sizeof(T);
 
 template <typename T, int TAPS, int WIDE, int TALL> __device__ void weight_gradient(const ConvWeightGradient &p) {
@@ -419,23 +425,23 @@ template <typename T, int TAPS, int WIDE, int TALL> __device__ void weight_gradi
 
     const unsigned steps = ceil_div(static_cast<unsigned>(end - first), STEP);
 #pragma unroll
-    for (unsigned stage = 0; stage < STAGES - 1; ++stage) {
+    for (unsigned stage = 0; stage < WEIGHT_STAGES - 1; ++stage) {
         if (stage < steps) {
             fetch(stage);
         }
         async_commit();
     }
-    unsigned reading = 0, writing = STAGES - 1;
+    unsigned reading = 0, writing = WEIGHT_STAGES - 1;
     for (unsigned step = 0; step < steps; ++step) {
-        async_wait<STAGES - 2>();
+        async_wait<WEIGHT_STAGES - 2>();
         __syncthreads(); // this step's data is there, and the buffer read a step ago is free
-        if (step + STAGES - 1 < steps) {
+        if (step + WEIGHT_STAGES - 1 < steps) {
             fetch(writing);
         }
         async_commit();
         multiply(reading);
-        reading = reading + 1 == STAGES ? 0 : reading + 1;
-        writing = writing + 1 == STAGES ? 0 : writing + 1;
+        reading = reading + 1 == WEIGHT_STAGES ? 0 : reading + 1;
+        writing = writing + 1 == WEIGHT_STAGES ? 0 : writing + 1;
     }
 
     // The first group adds the sums of the others, one group after the other.

@@ -103,7 +103,7 @@ typedef struct ConvWindows {
     long long line_step;
     unsigned int channels; // stored ones
     unsigned int lines;
-    unsigned int halves;
+    unsigned int halves; // 1 or 2
     int first_column;
 } ConvWindows;
 SIZE(ConvWindows, 64);
@@ -118,11 +118,11 @@ typedef struct ConvGemm {
     unsigned int width;
     unsigned int channels; // stored ones of the output
     unsigned int scale;    // output pixels of a grid pixel along each axis
-    unsigned int unused;
 } ConvGemm;
 SIZE(ConvGemm, 104);
 
-// panel [phases, tiles, lines, chunks, taps, 32 bytes of input channels, tile output channels] from weight, zeros where there is none
+// panel [phases, tiles, lines, chunks, taps, 32 bytes of input channels, `tile` output channels] from weight; zeros where the
+// channels end
 typedef struct ConvPack {
     void *panel;
     const float *weight;
@@ -146,7 +146,6 @@ typedef struct ConvWeightGradient {
     unsigned int width;
     unsigned int center_channels;
     unsigned int split; // pixels of a split
-    unsigned int unused;
 } ConvWeightGradient;
 SIZE(ConvWeightGradient, 104);
 
@@ -159,7 +158,6 @@ typedef struct ConvWeightSum {
     unsigned int outputs;
     unsigned int window_channels; // stored ones, as in the partials
     unsigned int center_channels;
-    unsigned int unused;
 } ConvWeightSum;
 SIZE(ConvWeightSum, 40);
 

@@ -105,9 +105,10 @@ impl Kind {
         let launch = Launch::linear(len.div_ceil(256).min(4096), 256);
         gpu.launch_for(&format!("{}_pack", self.name), dtype, launch, &params)?;
 
-        // As in `kernels/include/conv.cuh`: the ring of three stages, afterwards the sums on their way out.
+        // As in `kernels/include/conv.cuh`: the ring of buffers, afterwards the sums on their way out.
         let rows = if tile > 128 / dtype.bytes() { 128 } else { 256 };
-        let ring = 3 * 32 * (rows + self.taps - 1 + self.taps * tile);
+        let stages = if tile == 32 { 2 } else { 3 };
+        let ring = stages * 32 * (rows + self.taps - 1 + self.taps * tile);
         let staged = if dtype == DType::BF16 { rows * (tile + 8) * 2 } else { 0 };
         let params = params::ConvGemm {
             windows: *windows,
@@ -118,7 +119,6 @@ impl Kind {
             width: width as u32,
             channels: channels as u32,
             scale: scale as u32,
-            unused: 0,
         };
         let shared = ring.max(staged + 8 * rows) as u32;
         let launch = Launch { shared, ..Launch::linear(pixels.div_ceil(rows) * phases * tiles, 256) };
@@ -155,9 +155,8 @@ impl Kind {
             width: width as u32,
             center_channels: tall as u32,
             split: split as u32,
-            unused: 0,
         };
-        // As in `kernels/include/conv.cuh`: the ring of three stages, afterwards the sums of one group of threads.
+        // As in `kernels/include/conv.cuh`: the ring of three buffers, afterwards the sums of one group of threads.
         let ring = 3 * dtype.bytes() * ((step + self.taps - 1) * wide_tile + step * tall_tile);
         let groups = 4096 / (wide_tile * tall_tile);
         let shared = ring.max(if groups > 1 { 4 * 16 * self.taps * 256 / groups } else { 0 }) as u32;
@@ -174,7 +173,6 @@ impl Kind {
             outputs: self.outputs as u32,
             window_channels: wide as u32,
             center_channels: tall as u32,
-            unused: 0,
         };
         let launch = Launch { shared: 1024, ..Launch::linear(lines * self.taps * wide * tall / 32, 256) };
         gpu.launch(&format!("{}_weight_sum", self.name), launch, &params)?;
