@@ -100,7 +100,80 @@ SIZE(DropoutApply, 56);
 
 // ---- conv ----
 
+// Where the windows of a convolution lie in a map. Window (b, r, c) belongs to stored pixel (r, c) of sample b of the grid
+// that the kernel walks over. Line l of it begins at element
+//   origin + b·batch_step + r·row_step + c·column_step + (l / halves)·line_step + (l mod halves)·channels
+// and its taps follow each other at column_step, the first at first_column·column_step.
+typedef struct ConvWindows {
+    const void *values;
+    long long origin;
+    long long batch_step;
+    long long row_step;
+    long long column_step;
+    long long line_step;
+    unsigned int channels; // stored ones
+    unsigned int lines;
+    unsigned int halves; // 1 or 2
+    int first_column;
+} ConvWindows;
+SIZE(ConvWindows, 64);
+
+// output = windows · panel for every pixel of the grid; zeros on the output's border
+typedef struct ConvGemm {
+    ConvWindows windows;
+    const void *panel; // see ConvPack
+    void *output;      // [batch, scale·(height − 2) + 2, scale·(width − 2) + 2, channels]
+    unsigned int batch;
+    unsigned int height; // of the grid, its border included
+    unsigned int width;
+    unsigned int channels; // stored ones of the output
+    unsigned int scale;    // output pixels of a grid pixel along each axis
+} ConvGemm;
+SIZE(ConvGemm, 104);
+
+// panel [phases, tiles, lines, chunks, taps, 32 bytes of input channels, `tile` output channels] from weight; zeros where the
+// channels end
+typedef struct ConvPack {
+    void *panel;
+    const float *weight;
+    unsigned long long len; // elements of the panel
+    unsigned int inputs;    // channels of the weight
+    unsigned int outputs;
+    unsigned int tiles;
+    unsigned int tile;
+    unsigned int chunks;
+    unsigned int backward; // 1: for the input's gradient
+} ConvPack;
+SIZE(ConvPack, 48);
+
+// partials[split] = sum over the split's pixels of windowsᵀ · centers
+typedef struct ConvWeightGradient {
+    ConvWindows windows;
+    const void *centers; // [batch, height, width, center_channels], zero border
+    float *partials;     // [splits, lines, taps, windows.channels, center_channels]
+    unsigned int batch;
+    unsigned int height; // of the grid, its border included
+    unsigned int width;
+    unsigned int center_channels;
+    unsigned int split; // pixels of a split
+} ConvWeightGradient;
+SIZE(ConvWeightGradient, 104);
+
+// gradient = sum of the partials over the splits, in the weight's layout
+typedef struct ConvWeightSum {
+    float *gradient;
+    const float *partials;
+    unsigned int splits;
+    unsigned int inputs; // channels of the weight
+    unsigned int outputs;
+    unsigned int window_channels; // stored ones, as in the partials
+    unsigned int center_channels;
+} ConvWeightSum;
+SIZE(ConvWeightSum, 40);
+
 // ---- up_conv ----
+
+// The kernels of up_conv take the parameters of conv.
 
 // ---- output_conv ----
 

@@ -4,6 +4,7 @@
 //! `passive` > 0 the last channels of x are inputs without gradient (the last frame's mask).
 
 pub mod cpu;
+pub(in crate::ops) mod gpu;
 
 use crate::device::Device;
 use crate::ops::map::Map;
@@ -15,7 +16,7 @@ use crate::{Result, with_real};
 pub fn conv(tape: &mut Tape, x: &Var, weight: &Var, passive: usize) -> Result<Var> {
     let cpu = match tape.device().clone() {
         Device::Cpu(cpu) => cpu,
-        Device::Gpu(_) => return Err(crate::ops::unported("conv")),
+        Device::Gpu(gpu) => return gpu::conv(tape, &gpu, x, weight, passive),
     };
     let input = Map::of(x.shape(), 1);
     let output = input.with_channels(weight.shape()[0]);

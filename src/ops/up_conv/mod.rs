@@ -4,6 +4,7 @@
 //! sees 2×2 input pixels, so the op is four convolutions, one for each phase (py, px).
 
 pub mod cpu;
+mod gpu;
 
 use crate::device::Device;
 use crate::ops::map::Map;
@@ -15,7 +16,7 @@ use crate::{Result, with_real};
 pub fn up_conv(tape: &mut Tape, x: &Var, weight: &Var) -> Result<Var> {
     let cpu = match tape.device().clone() {
         Device::Cpu(cpu) => cpu,
-        Device::Gpu(_) => return Err(crate::ops::unported("up_conv")),
+        Device::Gpu(gpu) => return gpu::up_conv(tape, &gpu, x, weight),
     };
     let input = Map::of(x.shape(), 1);
     assert_eq!(weight.shape()[0], input.channels, "up_conv: {:?} by {:?}", x.shape(), weight.shape());
