@@ -94,9 +94,165 @@ SIZE(DropoutApply, 56);
 
 // ---- refinement_input ----
 
+// y [rows, stride]: a [rows, m], beside it b [rows, n], then zeros
+typedef struct ConcatForward {
+    void *y;
+    const void *a;
+    const void *b;
+    unsigned int rows;
+    unsigned int m; // a multiple of 8
+    unsigned int n;
+    unsigned int stride;
+} ConcatForward;
+SIZE(ConcatForward, 40);
+
+// The parts of dy [rows, stride]
+typedef struct ConcatBackward {
+    const void *dy;
+    void *da;
+    void *db;
+    unsigned int rows;
+    unsigned int m; // a multiple of 8
+    unsigned int n;
+    unsigned int stride;
+} ConcatBackward;
+SIZE(ConcatBackward, 40);
+
+// y: the map; x [batch·height·width, stride]
+typedef struct ToMapForward {
+    void *y;
+    const void *x;
+    Map map;
+} ToMapForward;
+SIZE(ToMapForward, 40);
+
+// dy: the map; dx [batch·height·width, stride]
+typedef struct ToMapBackward {
+    const void *dy;
+    void *dx;
+    Map map;
+} ToMapBackward;
+SIZE(ToMapBackward, 40);
+
 // ---- pyramid ----
 
+// y [batch, height / factor, width / factor, stride] of the grid x
+typedef struct AveragePoolForward {
+    void *y;
+    const void *x;
+    Map map; // of x, without border
+    unsigned int factor;
+} AveragePoolForward;
+SIZE(AveragePoolForward, 48);
+
+typedef struct AveragePoolBackward {
+    const void *dy;
+    void *dx;
+    Map map; // of x, without border
+    unsigned int factor;
+} AveragePoolBackward;
+SIZE(AveragePoolBackward, 48);
+
+// A grid [batch, height, width, stride]
+typedef struct ResizeLevel {
+    const void *x;
+    unsigned int height;
+    unsigned int width;
+} ResizeLevel;
+SIZE(ResizeLevel, 16);
+
+// y: the sum of the first `count` levels, each resized
+typedef struct ResizeSumForward {
+    void *y;
+    ResizeLevel levels[4];
+    Map map; // of y, without border
+    unsigned int count;
+} ResizeSumForward;
+SIZE(ResizeSumForward, 104);
+
+// dx [batch, height, width, stride]: the gradient of one level
+typedef struct ResizeSumBackward {
+    const void *dy;
+    void *dx;
+    Map map; // of dy, without border
+    unsigned int height;
+    unsigned int width;
+} ResizeSumBackward;
+SIZE(ResizeSumBackward, 48);
+
 // ---- batch_norm ----
+
+// partials [2, stride, blocks]: means and sums of squared deviations of the pixels of block i, from i·span on
+typedef struct BatchNormMoments {
+    const void *x;
+    float *partials;
+    Map map;
+    unsigned int span;
+} BatchNormMoments;
+SIZE(BatchNormMoments, 48);
+
+// affine [4, stride]: mean, 1 / √(var + ε), γ, β. The statistics are those of the partials, and the running ones move
+// towards them; without partials they are the running ones.
+typedef struct BatchNormAffine {
+    float *affine;
+    const float *partials;
+    float *running_mean;
+    float *running_var;
+    const float *gamma;
+    const float *beta;
+    unsigned int channels;
+    unsigned int stride;
+    unsigned int pixels;
+    unsigned int span;
+    unsigned int blocks;
+} BatchNormAffine;
+SIZE(BatchNormAffine, 72);
+
+// y: like the map, its pixels of y_stride channels; the mask, where there is one, comes after the map's channels
+typedef struct BatchNormForward {
+    void *y;
+    const void *x;
+    const float *affine;
+    const unsigned long long *mask;
+    Map map;
+    unsigned int y_stride;
+    unsigned int patch; // of the mask
+    unsigned int span;
+} BatchNormForward;
+SIZE(BatchNormForward, 72);
+
+// partials [2, channels, blocks]: what the pixels of block i, from i·span on, add to dγ and dβ
+typedef struct BatchNormSums {
+    const void *dy;
+    const void *x;
+    const float *affine;
+    float *partials;
+    Map map;
+    unsigned int span;
+} BatchNormSums;
+SIZE(BatchNormSums, 64);
+
+typedef struct BatchNormParameters {
+    const float *partials;
+    float *dgamma;
+    float *dbeta;
+    unsigned int channels;
+    unsigned int blocks;
+} BatchNormParameters;
+SIZE(BatchNormParameters, 32);
+
+// dy becomes dx
+typedef struct BatchNormBackward {
+    void *dy;
+    const void *x;
+    const float *affine;
+    const float *dgamma;
+    const float *dbeta;
+    Map map;
+    unsigned int span;
+    float share; // 1 / pixels; 0 where the statistics are constants
+} BatchNormBackward;
+SIZE(BatchNormBackward, 72);
 
 // ---- conv ----
 
@@ -176,6 +332,46 @@ SIZE(ConvWeightSum, 40);
 // The kernels of up_conv take the parameters of conv.
 
 // ---- output_conv ----
+
+// y [batch, height, width]
+typedef struct OutputConvForward {
+    float *y;
+    const void *x;
+    const float *weight;
+    const float *bias;
+    Map map;
+    unsigned int span;
+} OutputConvForward;
+SIZE(OutputConvForward, 64);
+
+// dx: a map of the channels that get a gradient
+typedef struct OutputConvInput {
+    void *dx;
+    const float *dy;
+    const float *weight;
+    Map map;
+    unsigned int span;
+} OutputConvInput;
+SIZE(OutputConvInput, 56);
+
+// partials [channels + 1, blocks]: what the pixels of block i, from i·span on, add to dw and, last, db
+typedef struct OutputConvSums {
+    const void *x;
+    const float *dy;
+    float *partials;
+    Map map;
+    unsigned int span;
+} OutputConvSums;
+SIZE(OutputConvSums, 56);
+
+typedef struct OutputConvParameters {
+    const float *partials;
+    float *dweight;
+    float *dbias;
+    unsigned int channels;
+    unsigned int blocks;
+} OutputConvParameters;
+SIZE(OutputConvParameters, 32);
 
 // ---- loss ----
 

@@ -1,7 +1,8 @@
 //! Geometry of feature maps in memory, and loops over their lines.
 
 use crate::device::cpu::Real;
-use crate::device::gpu::params;
+use crate::device::gpu::{Launch, params};
+use crate::tensor::{DType, Tensor};
 use rayon::prelude::*;
 
 /// Channels that a GPU stores of each pixel: the next multiple of 8, those beyond zeros, so that a pixel is whole 16-byte
@@ -68,6 +69,11 @@ impl Map {
         self.batch * self.height * self.width
     }
 
+    /// Pixels of all samples, halo included.
+    pub fn stored_pixels(&self) -> usize {
+        self.with_channels(1).len()
+    }
+
     /// Elements of a stored line, halo included.
     pub fn pitch(&self) -> usize {
         (self.width + 2 * self.halo) * self.channels
@@ -110,6 +116,57 @@ impl Map {
     pub fn bands(&self, lines: usize) -> Vec<(usize, usize, usize)> {
         let starts = (0..self.height).step_by(lines.max(1));
         (0..self.batch).flat_map(|b| starts.clone().map(move |y| (b, y, lines.min(self.height - y)))).collect()
+    }
+}
+
+/// Elements of a 16-byte vector.
+pub(crate) fn vector(dtype: DType) -> usize {
+    16 / dtype.bytes()
+}
+
+/// A thread for each 16-byte vector of a tensor.
+pub(crate) fn thread_a_vector(tensor: &Tensor) -> Launch {
+    Launch::linear((tensor.len() / vector(tensor.dtype())).div_ceil(256), 256)
+}
+
+/// How the blocks of a launch share the pixels of a map whose channels their threads own: see
+/// `kernels/include/pixels.cuh`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Split {
+    /// Pixels of a block.
+    pub span: u32,
+    /// Blocks along the pixels; each has one at least.
+    pub blocks: u32,
+    /// Blocks along a pixel's channels.
+    chunks: u32,
+}
+
+impl Split {
+    /// Threads of a block.
+    pub const THREADS: u32 = 256;
+
+    /// For kernels that write `pixels` pixels: up to 16 a thread, so that loading what belongs to the channels costs little.
+    pub fn writing(pixels: usize, stride: usize, dtype: DType) -> Self {
+        Self::new(pixels, stride, dtype, |rows| rows * (pixels / (rows * 1024)).clamp(1, 16))
+    }
+
+    /// For sums over `pixels` pixels: 1024 partial sums at most, so that adding them up costs little.
+    pub fn summing(pixels: usize, stride: usize, dtype: DType) -> Self {
+        Self::new(pixels, stride, dtype, |rows| (4 * rows).max(pixels.div_ceil(1024)))
+    }
+
+    /// `span` gives a block's pixels from those that it covers at a time. A warp's lanes lie along the channels.
+    fn new(pixels: usize, stride: usize, dtype: DType, span: impl Fn(usize) -> usize) -> Self {
+        let vectors = stride / vector(dtype);
+        let chunks = vectors.div_ceil(32);
+        let span = span(Self::THREADS as usize / vectors.div_ceil(chunks));
+        Self { span: span as u32, blocks: pixels.div_ceil(span) as u32, chunks: chunks as u32 }
+    }
+
+    /// The launch, with so many floats of shared memory a thread.
+    pub fn launch(&self, floats: usize) -> Launch {
+        let shared = floats as u32 * 4 * Self::THREADS;
+        Launch { grid: [self.blocks, self.chunks, 1], block: Self::THREADS, shared }
     }
 }
 

@@ -5,6 +5,7 @@
 //! one more channel, the last frame's mask.
 
 pub mod cpu;
+mod gpu;
 
 use crate::device::{Array, Device};
 use crate::ops::map::Map;
@@ -50,7 +51,7 @@ pub fn batch_norm_relu(
 ) -> Result<Var> {
     let cpu = match tape.device().clone() {
         Device::Cpu(cpu) => cpu,
-        Device::Gpu(_) => return Err(crate::ops::unported("batch_norm")),
+        Device::Gpu(gpu) => return gpu::batch_norm_relu(tape, &gpu, x, (gamma, beta), statistics, halo, append),
     };
     let map = Map::of(x.shape(), halo);
     let out = map.with_channels(map.channels + usize::from(append.is_some()));

@@ -1,7 +1,9 @@
 //! The last 1×1 convolution: a map [B, H+2, W+2, C] with a border, w [1, C, 1, 1], b `[1]` → logits [B, H, W].
-//! Where `passive` > 0 the last channels of x are inputs without gradient (the last frame's mask).
+//! Where `passive` > 0 the last channels of x are inputs without gradient (the last frame's mask). On a GPU the logits and
+//! their gradient are float whatever the activations are.
 
 pub mod cpu;
+mod gpu;
 
 use crate::device::Device;
 use crate::ops::map::Map;
@@ -13,7 +15,7 @@ use crate::{Result, with_real};
 pub fn output_conv(tape: &mut Tape, x: &Var, weight: &Var, bias: &Var, passive: usize) -> Result<Var> {
     let cpu = match tape.device().clone() {
         Device::Cpu(cpu) => cpu,
-        Device::Gpu(_) => return Err(crate::ops::unported("output_conv")),
+        Device::Gpu(gpu) => return gpu::output_conv(tape, &gpu, x, weight, bias, passive),
     };
     let map = Map::of(x.shape(), 1);
     let shape = [map.batch, map.height, map.width];

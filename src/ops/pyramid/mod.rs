@@ -3,6 +3,7 @@
 //! Everything between them is linear, so each level is projected and fused at its own small size and resized afterwards.
 
 pub mod cpu;
+mod gpu;
 
 use crate::device::Device;
 use crate::ops::map::Map;
@@ -18,7 +19,7 @@ pub fn average_pool(tape: &mut Tape, x: &Var, factor: usize) -> Result<Var> {
     }
     let cpu = match tape.device().clone() {
         Device::Cpu(cpu) => cpu,
-        Device::Gpu(_) => return Err(crate::ops::unported("pyramid")),
+        Device::Gpu(gpu) => return gpu::average_pool(tape, &gpu, x, factor),
     };
     let from = Map::of(x.shape(), 0);
     let to = Map { height: from.height / factor, width: from.width / factor, ..from };
@@ -39,7 +40,7 @@ pub fn average_pool(tape: &mut Tape, x: &Var, factor: usize) -> Result<Var> {
 pub fn resize_sum(tape: &mut Tape, levels: &[Var], height: usize, width: usize) -> Result<Var> {
     let cpu = match tape.device().clone() {
         Device::Cpu(cpu) => cpu,
-        Device::Gpu(_) => return Err(crate::ops::unported("pyramid")),
+        Device::Gpu(gpu) => return gpu::resize_sum(tape, &gpu, levels, height, width),
     };
     let maps: Vec<Map> = levels.iter().map(|level| Map::of(level.shape(), 0)).collect();
     let to = Map { height, width, ..maps[0] };

@@ -1,5 +1,7 @@
 //! What enters the refinement decoder: features and coarse logits side by side, features first, as a map with a border.
 
+mod gpu;
+
 use crate::device::Device;
 use crate::ops::map::Map;
 use crate::tape::{Tape, Var};
@@ -10,7 +12,7 @@ use crate::{Result, with_real};
 pub fn concat(tape: &mut Tape, a: &Var, b: &Var) -> Result<Var> {
     let cpu = match tape.device().clone() {
         Device::Cpu(cpu) => cpu,
-        Device::Gpu(_) => return Err(crate::ops::unported("refinement_input")),
+        Device::Gpu(gpu) => return gpu::concat(tape, &gpu, a, b),
     };
     let (rows, m, n) = (a.shape()[0], a.shape()[1], b.shape()[1]);
     let y = with_real!(a.value().dtype(), E => {
@@ -42,7 +44,7 @@ pub fn concat(tape: &mut Tape, a: &Var, b: &Var) -> Result<Var> {
 pub fn to_map(tape: &mut Tape, x: &Var, map: Map) -> Result<Var> {
     let cpu = match tape.device().clone() {
         Device::Cpu(cpu) => cpu,
-        Device::Gpu(_) => return Err(crate::ops::unported("refinement_input")),
+        Device::Gpu(gpu) => return gpu::to_map(tape, &gpu, x, map),
     };
     let plain = Map { halo: 0, ..map };
     let y = with_real!(x.value().dtype(), E => {
