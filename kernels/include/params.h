@@ -73,7 +73,102 @@ SIZE(Check, 32);
 
 // ---- token_embedding ----
 
+// Tables of the forward: the transposed weights with their sum as last row, and what all patches of a step share.
+typedef struct TokenEmbeddingTables {
+    float *pixels; // [inputs + 1, d]; null where inputs is 1
+    float *steps;  // [B·T, d]: bias + position + wind
+    const float *weight; // [d, inputs]
+    const float *bias;
+    const void *wind; // [B·T, d], or null
+    const unsigned int *ages; // [B·T]
+    unsigned int rows; // B·T
+    unsigned int inputs; // 1 or P²
+    unsigned int d;
+} TokenEmbeddingTables;
+SIZE(TokenEmbeddingTables, 64);
+
+// y[r, t] = steps[b, t] + statics[r] + fire(r, t)
+typedef struct TokenEmbeddingForward {
+    void *y; // [B·N, T, d]
+    const unsigned long long *frames; // [B, T, N, words]
+    const float *weight; // [d], or of pixels: the table [P² + 1, d]
+    const float *steps; // [B·T, d]
+    const void *statics; // [B·N, d], or null
+    unsigned int batch;
+    unsigned int history;
+    unsigned int patches;
+    unsigned int words;
+    unsigned int pixels; // of a patch, P²
+    unsigned int d;
+} TokenEmbeddingForward;
+SIZE(TokenEmbeddingForward, 64);
+
+// Gradient of the statics, and parts of the other gradients: one a group of patches, one a block.
+typedef struct TokenEmbeddingBackward {
+    const void *dy; // [B·N, T, d]
+    const unsigned long long *frames; // [B, T, N, words]
+    void *dstatics; // [B·N, d], or null
+    float *step_sums; // [B, groups, T, d]
+    float *weight_sums; // [blocks, d, inputs]
+    unsigned int batch;
+    unsigned int history;
+    unsigned int patches;
+    unsigned int words;
+    unsigned int pixels; // of a patch, P²
+    unsigned int inputs;
+    unsigned int d;
+} TokenEmbeddingBackward;
+SIZE(TokenEmbeddingBackward, 72);
+
+// to[m] = Σ from[m, row] over `rows` rows; m is the block's y.
+typedef struct TokenEmbeddingSum {
+    const float *from; // [M, rows, columns]
+    float *to; // [M, columns]
+    void *rounded; // the same as activations, or null
+    unsigned int rows;
+    unsigned int columns;
+} TokenEmbeddingSum;
+SIZE(TokenEmbeddingSum, 32);
+
 // ---- attention ----
+
+typedef struct AttentionSizes {
+    unsigned int rows; // R = B·N
+    unsigned int patches; // N
+    unsigned int queries; // Tq
+    unsigned int steps; // T
+    unsigned int heads;
+    unsigned int head_size;
+    unsigned int lanes; // threads that share a head, each its slice: a power of two up to 16
+    float scale; // 1 / √head size
+} AttentionSizes;
+SIZE(AttentionSizes, 32);
+
+typedef struct AttentionForward {
+    void *y; // [R, Tq, d]
+    float *log_sums; // [R, Tq, heads]: log of the sum of exp(score)
+    const void *q; // [R, Tq, d]
+    const void *kv; // [R, T, 2d]
+    const unsigned char *valid; // [B, T]
+    AttentionSizes sizes;
+    Dropout dropout;
+} AttentionForward;
+SIZE(AttentionForward, 104);
+
+typedef struct AttentionBackward {
+    void *dq; // [R, Tq, d]
+    void *dkv; // [R, T, 2d]
+    const void *dy; // [R, Tq, d]
+    const float *log_sums; // [R, Tq, heads]
+    const void *q;
+    const void *kv;
+    const unsigned char *valid;
+    AttentionSizes sizes;
+    Dropout dropout;
+    unsigned int block_rows; // patches of a block
+    unsigned int block_heads; // heads of a block
+} AttentionBackward;
+SIZE(AttentionBackward, 128);
 
 // ---- linear ----
 

@@ -5,6 +5,7 @@
 //! layer, where only the last step is asked for.
 
 pub mod cpu;
+mod gpu;
 
 use crate::device::{Array, Device};
 use crate::ops::dropout::Dropout;
@@ -23,7 +24,7 @@ pub fn attention(
 ) -> Result<Var> {
     let cpu = match tape.device().clone() {
         Device::Cpu(cpu) => cpu,
-        Device::Gpu(_) => return Err(crate::ops::unported("attention")),
+        Device::Gpu(gpu) => return gpu::attention(tape, &gpu, q, kv, valid, heads, dropout),
     };
     let (q, kv) = (q.clone(), kv.clone());
     let sizes = cpu::Sizes {

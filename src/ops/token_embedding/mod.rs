@@ -6,6 +6,7 @@
 //! need", 2017).
 
 pub mod cpu;
+mod gpu;
 
 use crate::device::{Array, Device};
 use crate::patch::Grid;
@@ -39,7 +40,7 @@ pub fn token_embedding(
 ) -> Result<Var> {
     let cpu = match tape.device().clone() {
         Device::Cpu(cpu) => cpu,
-        Device::Gpu(_) => return Err(crate::ops::unported("token_embedding")),
+        Device::Gpu(gpu) => return gpu::token_embedding(tape, &gpu, tokens, weight, bias, wind, statics),
     };
     let (d, inputs) = (weight.shape()[0], weight.shape()[1]);
     let shape = [tokens.batch * tokens.grid.patches(), tokens.history, d];
