@@ -470,6 +470,60 @@ SIZE(OutputConvParameters, 32);
 
 // ---- loss ----
 
+// What the losses read, in vectors of four neighboring pixels
+typedef struct LossPixels {
+    const float *logits;              // [batch, height, width]
+    const unsigned long long *target; // [batch, patches, words] bits of burning pixels
+    const unsigned long long *last;   // [batch, patches, words] those of the last frame
+    const unsigned char *valid;       // [batch, patches]
+    unsigned int vectors;             // height·width / 4
+    unsigned int line;                // width / 4
+    unsigned int patches;             // of a sample
+    unsigned int cols;                // patches of a row
+    unsigned int log_patch;           // 2, 3 or 4: patches have 4, 8 or 16 pixels a side
+} LossPixels;
+SIZE(LossPixels, 56);
+
+// Sums of each block's pixels, and the histogram of the batch
+typedef struct LossSums {
+    LossPixels pixels;
+    float *partials;               // [batch, blocks of a sample, 8]
+    unsigned long long *histogram; // [burning in the last frame, burning in the target, 1025], zeros at first
+    float threshold;               // a pixel is predicted burning where p is greater
+    unsigned int focal;            // 1: focal and Tversky, 0: cross-entropy and Dice
+    float gamma;                   // of the focal term
+} LossSums;
+SIZE(LossSums, 88);
+
+// The loss from those sums, and what the gradient needs of them
+typedef struct LossFinalize {
+    const float *partials; // [batch, blocks, 8]
+    double *samples;       // [batch, 9] scratch
+    double *terms;         // [5] focal, Tversky, cross-entropy, Dice, loss
+    float *factors;        // [batch, 4]
+    unsigned int batch;
+    unsigned int blocks;      // of a sample
+    unsigned int focal;       // as in LossSums
+    unsigned int auto_weight; // 1: pos_weight is that of the batch
+    double point_weight;      // of focal or cross-entropy
+    double region_weight;     // of Tversky or Dice
+    double focal_alpha;
+    double tversky_alpha;
+    double tversky_beta;
+    double pos_weight;
+} LossFinalize;
+SIZE(LossFinalize, 96);
+
+// d loss / d logits
+typedef struct LossGradient {
+    LossPixels pixels;
+    const float *factors; // [batch, 4]
+    float *gradient;      // [batch, height, width]
+    unsigned int focal;   // as in LossSums
+    float gamma;
+} LossGradient;
+SIZE(LossGradient, 80);
+
 // ---- adam ----
 
 #endif

@@ -1,6 +1,7 @@
 //! Segmentation losses with their pixel counts: focal + Tversky and BCE + Dice, from logits, over valid pixels.
 
 pub mod cpu;
+mod gpu;
 
 use crate::device::{Array, Device};
 use crate::ops::batch_norm::MaskBits;
@@ -139,7 +140,7 @@ pub struct Comparison {
 ///
 /// With p = σ(z), over valid pixels: focal (T.-Y. Lin et al., 2017), Tversky (S. S. M. Salehi et al., 2017) with soft sums
 /// per sample and smoothing 1, cross-entropy, and √Dice over the samples that have fire. All computed from the logits,
-/// stable for |z| ≤ 1e4; sums in double precision.
+/// stable for |z| ≤ 1e4; sums in double precision (on a GPU those within a block of 4096 pixels in float).
 pub fn segmentation_loss(
     device: &Device,
     logits: &Var,
@@ -150,7 +151,9 @@ pub fn segmentation_loss(
 ) -> Result<(LossReport, Option<Tensor>)> {
     let cpu = match device {
         Device::Cpu(cpu) => cpu,
-        Device::Gpu(_) => return Err(crate::ops::unported("loss")),
+        Device::Gpu(gpu) => {
+            return gpu::segmentation_loss(gpu, logits.value(), comparison, settings, thresholds, backward);
+        }
     };
     with_real!(logits.value().dtype(), E => {
         let z = logits.value().cpu::<E>();
