@@ -62,6 +62,11 @@ struct Machine {
     devices: Option<std::result::Result<u32, String>>,
 }
 
+/// GPUs that this build and process can use.
+pub fn count() -> u32 {
+    Machine::probe().judge().map_or(0, |(_, devices)| devices)
+}
+
 impl Machine {
     fn probe() -> Self {
         let mut machine = Self { kernels: !images::IMAGES.is_empty(), ..Self::default() };

@@ -8,6 +8,7 @@ mod cuda;
 mod emulated;
 mod gemm;
 
+pub use cuda::count;
 pub use gemm::Gemm;
 
 use crate::tensor::{DType, Tensor};
