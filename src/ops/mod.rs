@@ -7,6 +7,7 @@
 pub mod adam;
 pub mod attention;
 pub mod batch_norm;
+mod columns;
 pub mod conv;
 pub mod dropout;
 pub mod linear;
