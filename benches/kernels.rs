@@ -6,11 +6,12 @@
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use emberformer::Result;
 use emberformer::device::Device;
-use emberformer::ops::adam::{Update, adam};
+use emberformer::ops::adam::{Step, Update, adam};
 use emberformer::ops::attention::attention;
 use emberformer::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu};
 use emberformer::ops::conv::conv;
 use emberformer::ops::dropout::{Dropout, DropoutKey, dropout};
+use emberformer::ops::gradient_norm::gradient_norm;
 use emberformer::ops::linear::{Activation, linear};
 use emberformer::ops::loss::{Comparison, LossSettings, Thresholds, segmentation_loss};
 use emberformer::ops::map::Map;
@@ -195,8 +196,15 @@ fn losses_and_optimiser(c: &mut Criterion) {
     let mut group = c.benchmark_group("adam");
     group.sample_size(10).throughput(floats(7 * n));
     group.bench_function("1,072,578 parameters", |b| {
-        b.iter(|| adam(&device, &update, &mut value, &gradient, &mut moments).expect("an update"))
+        b.iter(|| {
+            let step = Step { value: &mut value, gradient: &gradient, moments: &mut moments, update };
+            adam(&device, &mut [step]).expect("an update")
+        })
     });
+    group.finish();
+    let mut group = c.benchmark_group("gradient_norm");
+    group.sample_size(10).throughput(floats(n));
+    group.bench_function("1,072,578 parameters", |b| b.iter(|| gradient_norm(&device, &[&gradient]).expect("a norm")));
 }
 
 criterion_group!(benches, temporal, spatial, refinement, losses_and_optimiser);

@@ -2,6 +2,7 @@
 
 use super::ModelSettings;
 use crate::device::Device;
+use crate::ops::gradient_norm::gradient_norm;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 use rand::{RngExt, SeedableRng};
@@ -159,20 +160,13 @@ impl Parameters {
         self.position(name).and_then(|i| self.all[i].gradient.as_ref().map(Tensor::to_host)).transpose()
     }
 
-    /// Euclidean norm of the gradients of a group, or of all.
+    /// Euclidean norm of the gradients of `groups` together.
     ///
     /// # Errors
     /// What the device reports.
-    pub fn gradient_norm(&self, group: Option<Group>) -> Result<f64> {
-        let gradients = self.all.iter().filter(|p| match p.kind {
-            Kind::Weight(of) => group.is_none_or(|group| of == group),
-            Kind::Buffer => false,
-        });
-        let squares = gradients
-            .filter_map(|p| p.gradient.as_ref())
-            .map(|g| Ok(g.to_host()?.iter().map(|x| x * x).sum::<f64>()))
-            .sum::<Result<f64>>()?;
-        Ok(squares.sqrt())
+    pub fn gradient_norm(&self, groups: &[Group]) -> Result<f64> {
+        let gradients = self.all.iter().filter(|p| matches!(p.kind, Kind::Weight(group) if groups.contains(&group)));
+        gradient_norm(&self.device, &gradients.filter_map(|p| p.gradient.as_ref()).collect::<Vec<_>>())
     }
 
     /// Multiplies every gradient, as gradient clipping does.

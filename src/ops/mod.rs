@@ -7,8 +7,10 @@
 pub mod adam;
 pub mod attention;
 pub mod batch_norm;
+mod columns;
 pub mod conv;
 pub mod dropout;
+pub mod gradient_norm;
 pub mod linear;
 pub mod loss;
 pub mod map;

@@ -2,7 +2,7 @@
 
 use super::{AdamSettings, LearningRates};
 use crate::model::{Group, Kind, Parameters};
-use crate::ops::adam::{Update, adam};
+use crate::ops::adam::{Step, Update, adam};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -40,12 +40,15 @@ impl Adam {
             self.updates[*group as usize] += 1;
         }
         let device = parameters.device().clone();
+        let mut all: BTreeMap<&str, &mut [Tensor; 2]> =
+            self.moments.iter_mut().map(|(name, moments)| (name.as_str(), moments)).collect();
+        let mut steps = Vec::new();
         for parameter in parameters.iter_mut() {
             let (Kind::Weight(group), Some(gradient)) = (parameter.kind, &parameter.gradient) else { continue };
             if frozen.contains(&group) {
                 continue;
             }
-            let Some(moments) = self.moments.get_mut(&parameter.name) else { return Err(foreign(&parameter.name)) };
+            let Some(moments) = all.remove(parameter.name.as_str()) else { return Err(foreign(&parameter.name)) };
             let rate = match group {
                 Group::Temporal => rates.temporal,
                 Group::Spatial => rates.spatial,
@@ -53,9 +56,9 @@ impl Adam {
             };
             let AdamSettings { beta1, beta2, eps, weight_decay } = self.settings;
             let update = Update { beta1, beta2, eps, weight_decay, rate, step: self.updates[group as usize] };
-            adam(&device, &update, &mut parameter.value, gradient, moments)?;
+            steps.push(Step { value: &mut parameter.value, gradient, moments, update });
         }
-        Ok(())
+        adam(&device, &mut steps)
     }
 
     /// Updates made so far to each group, in the order of [`Group::ALL`].

@@ -79,9 +79,8 @@ impl Learner for Engine {
     }
 
     fn gradient_norm(&self, frozen: &[Group]) -> Result<f64> {
-        let trained = Group::ALL.into_iter().filter(|group| !frozen.contains(group));
-        let squares = trained.map(|group| Ok(self.model.parameters().gradient_norm(Some(group))?.powi(2)));
-        Ok(squares.sum::<Result<f64>>()?.sqrt())
+        let trained: Vec<Group> = Group::ALL.into_iter().filter(|group| !frozen.contains(group)).collect();
+        self.model.parameters().gradient_norm(&trained)
     }
 
     fn scale_gradients(&mut self, factor: f64) -> Result<()> {

@@ -6,6 +6,7 @@ mod batch_norm;
 mod conv;
 mod device;
 mod dropout;
+mod gradient_norm;
 mod harness;
 mod linear;
 mod loss;

@@ -19,10 +19,15 @@ use emulated::Emulated;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The Rust side of `kernels/include/params.h`, made by bindgen.
-#[allow(missing_docs, clippy::all)]
+#[allow(missing_docs, clippy::all, clippy::undocumented_unsafe_blocks)]
 pub mod params {
     include!(concat!(env!("OUT_DIR"), "/params.rs"));
 }
+
+// SAFETY: a plain C struct of addresses and numbers without padding, as its size in params.h shows.
+unsafe impl NoUninit for params::AdamChunk {}
+// SAFETY: as above.
+unsafe impl NoUninit for params::GradientChunk {}
 
 /// What build.rs compiled for GPUs.
 pub(crate) mod images {

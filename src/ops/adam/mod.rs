@@ -1,7 +1,8 @@
-//! One Adam update of a parameter (D. P. Kingma & J. Ba, "Adam", 2015), as `torch.optim.Adam` does it: weight decay is added
+//! One Adam update of all parameters (D. P. Kingma & J. Ba, "Adam", 2015), as `torch.optim.Adam` does it: weight decay is added
 //! to the gradient.
 
 pub mod cpu;
+mod gpu;
 
 use crate::device::Device;
 use crate::tensor::Tensor;
@@ -24,24 +25,31 @@ pub struct Update {
     pub step: u64,
 }
 
-/// Updates value and moments in place; all of one shape.
+/// A parameter with what its update takes; all tensors of one shape.
+pub struct Step<'a> {
+    /// The parameter.
+    pub value: &'a mut Tensor,
+    /// Its gradient.
+    pub gradient: &'a Tensor,
+    /// First and second moment.
+    pub moments: &'a mut [Tensor; 2],
+    /// The factors.
+    pub update: Update,
+}
+
+/// Updates values and moments in place.
 ///
 /// # Errors
 /// What the device reports.
-pub fn adam(
-    device: &Device,
-    update: &Update,
-    value: &mut Tensor,
-    gradient: &Tensor,
-    moments: &mut [Tensor; 2],
-) -> Result<()> {
+pub fn adam(device: &Device, steps: &mut [Step<'_>]) -> Result<()> {
     let cpu = match device {
         Device::Cpu(cpu) => cpu,
-        Device::Gpu(_) => return Err(crate::ops::unported("adam")),
+        Device::Gpu(gpu) => return gpu::adam(gpu, steps),
     };
-    let [first, second] = moments;
-    with_real!(value.dtype(), E => {
-        cpu::update::<E>(update, value.cpu_mut(cpu), gradient.cpu(), first.cpu_mut(cpu), second.cpu_mut(cpu));
-    });
+    for Step { value, gradient, moments: [first, second], update } in steps {
+        with_real!(value.dtype(), E => {
+            cpu::update::<E>(update, value.cpu_mut(cpu), gradient.cpu(), first.cpu_mut(cpu), second.cpu_mut(cpu));
+        });
+    }
     Ok(())
 }

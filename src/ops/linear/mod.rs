@@ -4,6 +4,7 @@
 //! "Gaussian error linear units", 2016).
 
 pub mod cpu;
+mod gpu;
 
 use crate::device::Device;
 use crate::ops::dropout::Dropout;
@@ -24,7 +25,7 @@ pub enum Activation {
 pub fn linear(tape: &mut Tape, x: &Var, weight: &Var, bias: Option<&Var>, activation: Activation) -> Result<Var> {
     let cpu = match tape.device().clone() {
         Device::Cpu(cpu) => cpu,
-        Device::Gpu(_) => return Err(crate::ops::unported("linear")),
+        Device::Gpu(gpu) => return gpu::linear(tape, &gpu, x, weight, bias, activation),
     };
     let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
     assert_eq!(x.shape().last(), Some(&inputs), "linear: {:?} by {:?}", x.shape(), weight.shape());

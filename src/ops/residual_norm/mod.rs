@@ -4,6 +4,7 @@
 //! x, r [rows, d] → y [rows, d]; statistics over d.
 
 pub mod cpu;
+mod gpu;
 
 use crate::device::Device;
 use crate::ops::dropout::Dropout;
@@ -22,7 +23,7 @@ pub fn residual_norm(
 ) -> Result<Var> {
     let cpu = match tape.device().clone() {
         Device::Cpu(cpu) => cpu,
-        Device::Gpu(_) => return Err(crate::ops::unported("residual_norm")),
+        Device::Gpu(gpu) => return gpu::residual_norm(tape, &gpu, x, residual, gamma, beta, dropout),
     };
     let shape = x.shape().to_vec();
     let (y, sum, stats) = with_real!(x.value().dtype(), E => {

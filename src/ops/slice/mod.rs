@@ -1,5 +1,7 @@
 //! Parts of small tensors, for weights that several ops share: a range of rows or of columns of a matrix.
 
+pub(super) mod gpu;
+
 use crate::device::Device;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -10,7 +12,7 @@ use std::ops::Range;
 pub fn slice(tape: &mut Tape, x: &Var, rows: Range<usize>, cols: Range<usize>) -> Result<Var> {
     let cpu = match tape.device().clone() {
         Device::Cpu(cpu) => cpu,
-        Device::Gpu(_) => return Err(crate::ops::unported("slice")),
+        Device::Gpu(gpu) => return gpu::slice(tape, &gpu, x, rows, cols),
     };
     let width = x.shape().get(1).copied().unwrap_or(1);
     let (id, shape) = (x.id(), x.shape().to_vec());
