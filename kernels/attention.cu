@@ -30,11 +30,17 @@ template <int V, int LANES> __device__ inline Slice slice(const AttentionSizes &
     return {head * sizes.head_size + first, left < V ? left : V, LANES != 0 || sizes.head_size % V == 0};
 }
 
-template <int V, typename T> __device__ inline void read(const T *from, const Slice &slice, float (&x)[V]) {
+// Elements as they lie in memory.
+template <typename T, int V> struct Raw {
+    T v[V];
+};
+
+template <int V, typename T> __device__ inline Raw<T, V> fetch(const T *from, const Slice &slice) {
     constexpr int N = V < VECTOR<T> ? V : VECTOR<T>;
+    Raw<T, V> raw;
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-        x[i] = 0.0f;
+        raw.v[i] = from_float<T>(0.0f);
     }
     if (slice.vectors) {
         if (slice.count != 0) {
@@ -43,7 +49,7 @@ template <int V, typename T> __device__ inline void read(const T *from, const Sl
                 const Pack<T, N> pack = load<N>(from + slice.offset + part);
 #pragma unroll
                 for (int i = 0; i < N; ++i) {
-                    x[part + i] = to_float(pack.v[i]);
+                    raw.v[part + i] = pack.v[i];
                 }
             }
         }
@@ -51,10 +57,22 @@ template <int V, typename T> __device__ inline void read(const T *from, const Sl
 #pragma unroll
         for (int i = 0; i < V; ++i) {
             if (i < static_cast<int>(slice.count)) {
-                x[i] = to_float(from[slice.offset + i]);
+                raw.v[i] = from[slice.offset + i];
             }
         }
     }
+    return raw;
+}
+
+template <typename T, int V> __device__ inline void widen(const Raw<T, V> &raw, float (&x)[V]) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+        x[i] = to_float(raw.v[i]);
+    }
+}
+
+template <int V, typename T> __device__ inline void read(const T *from, const Slice &slice, float (&x)[V]) {
+    widen(fetch<V>(from, slice), x);
 }
 
 template <int V, typename T> __device__ inline void write(T *to, const Slice &slice, const float (&x)[V]) {
@@ -105,6 +123,13 @@ template <int LANES> __device__ inline float sum_lanes(float x, unsigned lanes) 
     return x;
 }
 
+// Rounded before anything is taken from it, in the forward as in the backward: the only key of a query then gets the
+// probability 1 to the last bit, and its score the gradient zero.
+template <int V, int LANES>
+__device__ inline float scaled_score(const float (&q)[V], const float (&k)[V], const AttentionSizes &sizes) {
+    return __fmul_rn(sum_lanes<LANES>(dot(q, k), sizes.lanes), sizes.scale);
+}
+
 // One bit a step: whether dropout keeps the `steps` elements from `first` on. The threads that share a head draw a counter
 // in turn. All lanes of a warp call it together.
 __device__ inline unsigned long long kept(const Dropout &dropout, unsigned long long first, unsigned steps, unsigned lane,
@@ -135,14 +160,11 @@ __device__ inline unsigned long long kept(const Dropout &dropout, unsigned long 
 template <typename T, int V, int LANES> __device__ inline void forward(const AttentionForward &p) {
     const AttentionSizes &sizes = p.sizes;
     const unsigned lanes = LANES != 0 ? LANES : sizes.lanes, d = sizes.heads * sizes.head_size;
-    const unsigned long long thread = static_cast<unsigned long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-    const unsigned long long item = thread / lanes; // (row, query, head)
-    const unsigned long long items = static_cast<unsigned long long>(sizes.rows) * sizes.queries * sizes.heads;
-    const bool inside = item < items;
+    const unsigned index = blockIdx.x * (blockDim.x / lanes) + threadIdx.x / lanes; // (row, query, head)
+    const bool inside = index < sizes.rows * sizes.queries * sizes.heads;
     // Threads beyond the end go along with the first item, for the shuffles.
-    const unsigned lane = static_cast<unsigned>(thread % lanes);
-    const unsigned head = inside ? static_cast<unsigned>(item % sizes.heads) : 0;
-    const unsigned query_row = inside ? static_cast<unsigned>(item / sizes.heads) : 0;
+    const unsigned item = inside ? index : 0, lane = threadIdx.x % lanes;
+    const unsigned head = item % sizes.heads, query_row = item / sizes.heads;
     const unsigned row = query_row / sizes.queries, query = query_row % sizes.queries;
     const Slice own = slice<V, LANES>(sizes, head, lane);
 
@@ -156,12 +178,17 @@ template <typename T, int V, int LANES> __device__ inline void forward(const Att
 
     float highest = 0.0f, sum = 0.0f;
     float y[V] = {};
-#pragma unroll 2
-    for (unsigned step = 0; step < sizes.steps; ++step, keys += 2 * d, keep >>= 1) {
+    Raw<T, V> next_k = fetch<V>(keys, own), next_v = fetch<V>(keys + d, own);
+    for (unsigned step = 0; step < sizes.steps; ++step, keep >>= 1) {
         float k[V], v[V];
-        read(keys, own, k);
-        read(keys + d, own, v);
-        const float score = sum_lanes<LANES>(dot(q, k), lanes) * sizes.scale;
+        widen(next_k, k);
+        widen(next_v, v);
+        if (step + 1 < sizes.steps) {
+            keys += 2 * d;
+            next_k = fetch<V>(keys, own);
+            next_v = fetch<V>(keys + d, own);
+        }
+        const float score = scaled_score<V, LANES>(q, k, sizes);
         if (valid[step] == 0) {
             continue;
         }
@@ -189,7 +216,7 @@ template <typename T, int V, int LANES> __device__ inline void forward(const Att
             y[i] *= factor;
         }
         write(static_cast<T *>(p.y) + static_cast<size_t>(query_row) * d, own, y);
-        if (p.log_sums != nullptr && lane == 0) {
+        if (lane == 0) {
             p.log_sums[item] = highest + logf(sum);
         }
     }
@@ -214,6 +241,7 @@ template <typename T, int V, int LANES> __device__ inline void backward(const At
 
     for (unsigned start = 0; start < rows * queries * heads * lanes; start += blockDim.x) {
         const unsigned thread = start + threadIdx.x;
+        // Threads beyond the end go along with the first item, for the shuffles.
         const bool inside = thread < rows * queries * heads * lanes;
         const unsigned item = inside ? thread / lanes : 0, lane = thread % lanes; // (row, query, head)
         const unsigned head = first_head + item % heads, query = item / heads % queries;
@@ -230,41 +258,45 @@ template <typename T, int V, int LANES> __device__ inline void backward(const At
         float q[V], dy[V];
         read(static_cast<const T *>(p.q) + query_row * d, own, q);
         read(static_cast<const T *>(p.dy) + query_row * d, own, dy);
+        Raw<T, V> next_k = fetch<V>(keys, own), next_v = fetch<V>(keys + d, own);
         float mean = 0.0f;
-#pragma unroll 2
+        float weighted[V] = {}, plain[V] = {}; // keys times probability, with and without its gradient
         for (unsigned step = 0; step < steps; ++step, keep >>= 1) {
             float k[V], v[V];
-            read(keys + step * 2 * d, own, k);
-            read(keys + step * 2 * d + d, own, v);
-            const float score = sum_lanes<LANES>(dot(q, k), lanes) * sizes.scale;
+            widen(next_k, k);
+            widen(next_v, v);
+            if (step + 1 < steps) {
+                keys += 2 * d;
+                next_k = fetch<V>(keys, own);
+                next_v = fetch<V>(keys + d, own);
+            }
+            const float score = scaled_score<V, LANES>(q, k, sizes);
             const float product = sum_lanes<LANES>(dot(dy, v), lanes) * keep_scale;
             const bool stays = (keep & 1) != 0;
             const float probability = valid[step] != 0 ? __expf(score - log_sum) : 0.0f;
             const float gradient = stays ? product : 0.0f;
-            mean += probability * gradient;
+            const float term = probability * gradient;
+            mean += term;
+#pragma unroll
+            for (int i = 0; i < V; ++i) {
+                weighted[i] += term * k[i];
+                plain[i] += probability * k[i];
+            }
             if (inside && lane == 0) {
                 probabilities[at * stride + step] = stays ? probability : -probability;
                 gradients[at * stride + step] = gradient;
             }
         }
-        if (inside && lane == 0) {
-            means[at] = mean;
-        }
-        __syncwarp();
         if (inside) {
-            float dq[V] = {};
-#pragma unroll 2
-            for (unsigned step = 0; step < steps; ++step) {
-                float k[V];
-                read(keys + step * 2 * d, own, k);
-                const float probability = fabsf(probabilities[at * stride + step]);
-                const float dscore = probability * (gradients[at * stride + step] - mean) * sizes.scale;
-#pragma unroll
-                for (int i = 0; i < V; ++i) {
-                    dq[i] += dscore * k[i];
-                }
+            if (lane == 0) {
+                means[at] = mean;
             }
-            write(static_cast<T *>(p.dq) + query_row * d, own, dq);
+            // Rounded before the difference, as the only key's term is.
+#pragma unroll
+            for (int i = 0; i < V; ++i) {
+                weighted[i] = (weighted[i] - __fmul_rn(mean, plain[i])) * sizes.scale;
+            }
+            write(static_cast<T *>(p.dq) + query_row * d, own, weighted);
         }
     }
     __syncthreads();

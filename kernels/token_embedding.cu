@@ -94,6 +94,10 @@ template <typename T, bool PIXELS> __device__ inline void forward(const TokenEmb
     const unsigned long long *frame =
         p.frames + (static_cast<size_t>(sample) * p.history * p.patches + patch) * p.words;
     T *y = static_cast<T *>(p.y) + static_cast<size_t>(row) * p.history * p.d + channel;
+    float terms[8];
+    if (!PIXELS) {
+        load8(weight, terms);
+    }
     for (unsigned t = 0; t < p.history; ++t) {
         float sum[8];
         load8(steps, sum);
@@ -105,10 +109,8 @@ template <typename T, bool PIXELS> __device__ inline void forward(const TokenEmb
         for (unsigned w = 0; w < p.words; ++w) {
             burning += __popcll(frame[w]);
         }
-        float terms[8];
         if (!PIXELS) {
             const float fraction = static_cast<float>(burning) / static_cast<float>(p.pixels);
-            load8(weight, terms);
 #pragma unroll
             for (int c = 0; c < 8; ++c) {
                 sum[c] += fraction * terms[c];
@@ -368,7 +370,7 @@ template <typename T> __device__ void token_embedding_sum(const TokenEmbeddingSu
     const float *from = p.from + static_cast<size_t>(blockIdx.y) * p.rows * p.columns;
     float sum = 0.0f;
     if (column < p.columns) {
-#pragma unroll 4
+#pragma unroll 8
         for (unsigned row = warp; row < p.rows; row += 8) {
             sum += from[static_cast<size_t>(row) * p.columns + column];
         }

@@ -267,6 +267,7 @@ inline float sinpif(float x) { return static_cast<float>(std::sin(3.141592653589
 inline float cospif(float x) { return static_cast<float>(std::cos(3.14159265358979323846 * x)); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float a, float b) { return a / b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline unsigned __float_as_uint(float x) { return emulate::bits<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return emulate::bits<float>(x); }

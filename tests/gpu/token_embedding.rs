@@ -4,9 +4,12 @@ use emberformer::ops::token_embedding::{Tokens, token_embedding};
 use emberformer::patch::Grid;
 
 const BATCH: usize = 2;
+/// With or without wind, with or without statics.
+const ALL: &[(bool, bool)] = &[(true, true), (true, false), (false, true), (false, false)];
+const BOTH: &[(bool, bool)] = &[(true, true)];
 
-/// Tokens with and without wind and statics. A third of the patches burn nowhere, a third everywhere.
-fn check(patch: usize, inputs: usize, d: usize, history: usize, (rows, cols): (usize, usize)) {
+/// Tokens with such `terms`. A third of the patches burn nowhere, a third everywhere.
+fn check(patch: usize, inputs: usize, d: usize, history: usize, (rows, cols): (usize, usize), terms: &[(bool, bool)]) {
     let mut c = Checker::new((patch + inputs + d + history) as u64);
     let grid = Grid { rows, cols, patch };
     let n = grid.patches();
@@ -25,10 +28,10 @@ fn check(patch: usize, inputs: usize, d: usize, history: usize, (rows, cols): (u
     // the second sample is padded by all but its last step
     let ages: Vec<u32> = (0..history as u32).chain((0..history).map(|_| 0)).collect();
     let weights = [vec![d, inputs], vec![d]].map(|shape| Input::parameter(&shape, c.random(&shape)));
-    let terms = [[BATCH * history, d], [BATCH * n, d]].map(|shape| Input::activation(&shape, c.random(&shape)));
-    let [[weight, bias], [wind, statics]] = [weights, terms];
+    let others = [[BATCH * history, d], [BATCH * n, d]].map(|shape| Input::activation(&shape, c.random(&shape)));
+    let [[weight, bias], [wind, statics]] = [weights, others];
     let inputs = [weight, bias, wind, statics];
-    for (with_wind, with_statics) in [(true, true), (true, false), (false, true), (false, false)] {
+    for (with_wind, with_statics) in terms.iter().copied() {
         let name = format!("token_embedding, P {patch}, d {d}, wind {with_wind}, statics {with_statics}");
         c.check(&name, &inputs, |t, x| {
             let frames = Array::new(t.device(), frames.clone())?;
@@ -42,19 +45,24 @@ fn check(patch: usize, inputs: usize, d: usize, history: usize, (rows, cols): (u
 
 #[test]
 fn token_embedding_of_burned_fractions() {
-    check(4, 1, 8, 1, (3, 3));
-    check(8, 1, 24, 3, (7, 11));
-    check(16, 1, 72, 2, (2, 3));
+    check(4, 1, 8, 1, (3, 3), ALL);
+    check(8, 1, 24, 3, (7, 11), BOTH);
+    check(16, 1, 72, 2, (2, 3), BOTH);
 }
 
 #[test]
 fn token_embedding_of_pixels() {
-    check(4, 16, 16, 3, (7, 11));
-    check(8, 64, 72, 2, (5, 3));
-    check(16, 256, 24, 2, (3, 3));
+    check(4, 16, 16, 3, (7, 11), BOTH);
+    check(8, 64, 72, 2, (5, 3), ALL);
+    check(16, 256, 24, 2, (3, 3), BOTH);
+}
+
+#[test]
+fn token_embedding_of_more_patches_than_the_backward_has_blocks() {
+    check(8, 1, 8, 1, (1, 64 * 169), BOTH);
 }
 
 #[test]
 fn token_embedding_over_a_long_history() {
-    check(8, 64, 8, 64, (1, 3));
+    check(8, 64, 8, 64, (1, 3), BOTH);
 }

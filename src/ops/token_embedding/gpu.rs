@@ -10,10 +10,6 @@ use std::ptr::null_mut;
 const THREADS: u32 = 256;
 /// Patches of a group, and channels of a block, in the backward.
 const GROUP: usize = 64;
-/// Most blocks of the backward for each 64 channels: a few for every SM, while the weights' parts stay small. One number for
-/// every GPU, so that sums do not depend on it.
-const BLOCKS: usize = 512;
-
 /// See [`super::token_embedding`]; d is a multiple of 8. The tokens have the type of wind and statics, without either float.
 pub fn token_embedding(
     tape: &mut Tape,
@@ -105,7 +101,8 @@ fn backward(gpu: &Gpu, tokens: &Tokens, dy: &Tensor, inputs: usize, ids: &Ids) -
     let statics = wanted(ids.statics, batch * patches)?;
     let wind = wanted(ids.wind, batch * history)?;
     let groups = patches.div_ceil(GROUP);
-    let blocks = (batch * groups).min(BLOCKS);
+    // As many as an RTX A6000 runs at a time; on every GPU, so that sums do not depend on it.
+    let blocks = (batch * groups).min(if inputs > 64 { 168 } else { 336 });
     let step_sums = gpu.tensor(DType::F32, &[batch, groups, history, d])?;
     let weight_sums = gpu.tensor(DType::F32, &[blocks, d, inputs])?;
     let params = params::TokenEmbeddingBackward {
