@@ -51,13 +51,13 @@ fn batch_norms() {
     for (batch, height, width, channels, halo) in [
         (2, 5, 7, 8, 0),
         (1, 13, 11, 24, 1),
-        (2, 17, 19, 32, 1),
+        (2, 13, 11, 32, 1),
         (1, 21, 17, 64, 0),
         (2, 7, 5, 33, 1),
         (1, 3, 4, 264, 1),
-        (3, 33, 30, 8, 1),
+        (3, 17, 30, 8, 1),
         (1, 3, 5, 5, 1),
-        (1, 33, 37, 128, 0),
+        (1, 32, 33, 128, 0),
     ] {
         let inputs = inputs(&mut c, Map { batch, height, width, channels, halo }, 0.1);
         for of_batch in [true, false] {
@@ -78,8 +78,8 @@ fn a_mean_far_above_the_deviation_costs_no_digits() {
 #[test]
 fn masks_are_appended() {
     let mut c = Checker::new(29);
-    for (patch, channels) in [(4, 32), (8, 33), (16, 8), (4, 24), (8, 31)] {
-        let grid = Grid { rows: 2, cols: 3, patch };
+    for (patch, rows, channels) in [(4, 2, 32), (8, 2, 33), (16, 1, 8), (4, 3, 24), (8, 1, 31)] {
+        let grid = Grid { rows, cols: 3, patch };
         let map = Map { batch: 2, height: grid.height(), width: grid.width(), channels, halo: 1 };
         let bits = c.bits(2 * grid.patches() * grid.words());
         let mut inputs = inputs(&mut c, map, 0.0);
