@@ -5,12 +5,13 @@ use crate::Result;
 use crate::device::gpu::{Gemm, Gpu, Launch, params};
 use crate::ops::columns::{MOST_BLOCKS, MOST_PARTIALS, neighbours, sums, walk};
 use crate::ops::dropout::Dropout;
+use crate::ops::map::stored_channels;
 use crate::ops::slice::gpu::Window;
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Tensor};
 
-/// See [`super::linear`]; x has as many channels as the weight takes, or zeros beyond them (as
-/// [`crate::ops::map::stored_channels`] says), and so has its gradient.
+/// See [`super::linear`]; x has as many channels as the weight takes, or [`stored_channels`] of them, and so has its
+/// gradient.
 pub fn linear(
     tape: &mut Tape,
     gpu: &Gpu,
@@ -21,6 +22,8 @@ pub fn linear(
 ) -> Result<Var> {
     let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
     let (dtype, stored) = (x.value().dtype(), x.shape()[x.shape().len() - 1]);
+    let fits = [inputs, stored_channels(inputs)].contains(&stored);
+    assert!(fits, "linear: {:?} by {:?}", x.shape(), weight.shape());
     let rows = x.value().len() / stored;
     let columns = Window { width: stored, rows: 0..outputs, cols: 0..inputs };
     let w = if stored == inputs {
