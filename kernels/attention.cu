@@ -1,13 +1,13 @@
 // Attention over the steps of a patch: y = drop(softmax(scale·q·kᵀ))·v for each head, padded steps masked out as keys.
 //
 // q, y, dq, dy [R, Tq, d]; kv, dkv [R, T, 2d], keys then values; valid [B, T]; log_sums float [R, Tq, heads], from which
-// the backward makes the probabilities again instead of reading them. d = heads·head size is a multiple of 8, T up to 64, head
-// sizes 4 to 64. Dropout's element is ((row·heads + head)·Tq + query)·T + step.
+// the backward makes the probabilities again instead of reading them. d = heads·head size is a multiple of 8, T up to 64,
+// head sizes 4 to 64. Dropout's element is ((row·heads + head)·Tq + query)·T + step.
 //
 // `lanes` neighboring threads share a head, each with a slice of it: eight elements where the head size is a multiple of
-// eight (one 16-byte access in bf16, so a warp reads and writes whole runs of memory), else four. A dot product is a thread's
-// own part and log2(lanes) shuffles. The last slices of a head may be short or empty; they hold zeros. Histories are
-// short, so that nothing is tiled: the keys that the queries of a patch share come from the first-level cache, most of
+// eight (one 16-byte access in bf16, so a warp reads and writes whole runs of memory), else four. A dot product is a
+// thread's own part and log2(lanes) shuffles. The last slices of a head may be short or empty; they hold zeros. Histories
+// are short, so that nothing is tiled: the keys that the queries of a patch share come from the first-level cache, most of
 // them by one broadcast. Kernels are named by the largest head size that they take; `any` takes all.
 //
 // Bytes a patch: forward 2·(Tq + T)·d·sizeof(T), backward (3·Tq + 4·T)·d·sizeof(T); operations: 4·Tq·T·d and 10·Tq·T·d.
@@ -132,8 +132,8 @@ __device__ inline float scaled_score(const float (&q)[V], const float (&k)[V], c
 
 // One bit a step: whether dropout keeps the `steps` elements from `first` on. The threads that share a head draw a counter
 // in turn. All lanes of a warp call it together.
-__device__ inline unsigned long long kept(const Dropout &dropout, unsigned long long first, unsigned steps, unsigned lane,
-                                          unsigned lanes) {
+__device__ inline unsigned long long kept(const Dropout &dropout, unsigned long long first, unsigned steps,
+                                          unsigned lane, unsigned lanes) {
     if (dropout.threshold == 0) {
         return ~0ull;
     }

@@ -78,11 +78,10 @@ namespace {
 // threads, 8·words read; statics stay in registers, steps and weights come from the caches. About 30 operations a step, so
 // memory bound.
 template <typename T, bool PIXELS> __device__ inline void forward(const TokenEmbeddingForward &p) {
-    const unsigned vectors = p.d / 8;
-    const unsigned long long i = static_cast<unsigned long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-    const unsigned row = static_cast<unsigned>(i / vectors), channel = 8 * static_cast<unsigned>(i % vectors);
+    const unsigned vectors = p.d / 8, i = blockIdx.x * blockDim.x + threadIdx.x;
+    const unsigned row = i / vectors, channel = 8 * (i % vectors);
     const unsigned sample = row / p.patches, patch = row % p.patches;
-    if (i / vectors >= static_cast<unsigned long long>(p.batch) * p.patches) {
+    if (row >= p.batch * p.patches) {
         return;
     }
     float statics[8] = {};
@@ -276,7 +275,8 @@ template <typename T, int INPUTS> __device__ inline void backward(const TokenEmb
                     const unsigned input = quarter * INPUTS;
                     const unsigned long long word = bits[(half + lane) * p.words + input / 64];
                     const unsigned long long mine = word >> input % 64 & MASK;
-                    for (unsigned burning = __ballot_sync(0xffffffffu, mine != 0); burning != 0; burning &= burning - 1) {
+                    unsigned burning = __ballot_sync(0xffffffffu, mine != 0);
+                    for (; burning != 0; burning &= burning - 1) {
                         const int from = __ffs(static_cast<int>(burning)) - 1;
                         unsigned long long on = __shfl_sync(0xffffffffu, mine, from);
                         float x = tile[(half + static_cast<unsigned>(from)) * CHANNELS + channel];
