@@ -1,19 +1,19 @@
-// Segmentation losses of logits [B, H, W]: focal + Tversky or cross-entropy + √Dice, with pixel counts, and their gradient.
+// Segmentation losses of logits [B, H, W]: focal + Tversky or cross-entropy + √Dice, with pixel counts and gradient.
 //
-// Logits and gradient are float whatever the activations are; masks are patch bits (8 bytes of `target` and of `last` for
-// 64 pixels), validity is one byte a patch. A thread owns vectors of four neighboring pixels of one line, consecutive
-// threads consecutive vectors; a vector lies in one patch, so its four bits are one nibble of one word.
+// Logits and gradient are float whatever the activations are; masks are patch bits (8 bytes of `target` and of `last`
+// for 64 pixels), validity is one byte a patch. A thread owns vectors of four neighboring pixels of one line,
+// consecutive threads consecutive vectors; a vector lies in one patch, so its four bits are one nibble of one word.
 //
-// loss_sums reads every pixel once: blocks (x, y) of 256 threads and four vectors each take 4096 pixels of sample y. Soft
-// sums go through registers and a reduction in fixed order to one partial a block. Counts are integers: a histogram of p in
-// shared memory, split by (burning in the last frame, burning in the target), added to the one in global memory at the end.
-// A pixel takes slot ⌊1024 p⌋, plus one where it is predicted burning. Both grow with p, so the slots beyond the
-// threshold's bin are the predicted ones, and every confusion count and both histograms of the report follow from it.
+// loss_sums reads every pixel once: blocks (x, y) of 256 threads and four vectors each take 4096 pixels of sample y.
+// Soft sums go through registers and a reduction in fixed order to one partial a block. Counts are integers: a
+// histogram of p in shared memory, split by (burning in the last frame, burning in the target), added to the one in
+// global memory at the end. A pixel takes slot ⌊1024 p⌋, plus one where it is predicted burning. Both grow with p, so
+// the slots beyond the threshold's bin are the predicted ones, and all counts and histograms of the report follow.
 // loss_finalize, a single block, sums the partials in double precision: terms, loss, and four factors a sample.
 // loss_gradient recomputes what it needs from the logit: cheaper than to store it.
 //
-// Bytes a pixel: 4.3 in loss_sums, 8.3 in loss_gradient; about 60 operations each, three of them on the special function
-// unit: near the balance of memory and arithmetic.
+// Bytes a pixel: 4.3 in loss_sums, 8.3 in loss_gradient; about 60 operations each, three of them on the special
+// function unit: near the balance of memory and arithmetic.
 #include "common.cuh"
 #include "reduce.cuh"
 
@@ -22,9 +22,21 @@ constexpr unsigned VECTORS = 4; // of a thread of loss_sums; src/ops/loss/gpu.rs
 constexpr unsigned BINS = 1024;
 constexpr unsigned SLOTS = BINS + 1;
 
-// Sums of a block or a sample. `point` is (1 − p_t)^γ·cross-entropy or cross-entropy, by class; hit, false alarm: p of burning
-// and of other pixels; missed: 1 − p of burning ones.
-enum Sum { POINT_BURNING, POINT_OTHER, HIT, FALSE_ALARM, MISSED, VALID, BURNING, PARTIALS, REGION = PARTIALS, WITH_FIRE, SUMS };
+// Sums of a block or a sample. Point: (1 − p_t)^γ·cross-entropy, or cross-entropy, of burning pixels and of the others;
+// hit, false alarm: p of burning pixels and of the others; missed: 1 − p of burning ones.
+enum Sum {
+    POINT_BURNING,
+    POINT_OTHER,
+    HIT,
+    FALSE_ALARM,
+    MISSED,
+    VALID,
+    BURNING,
+    PARTIALS, // so many of a block; of a sample besides:
+    REGION = PARTIALS,
+    WITH_FIRE,
+    SUMS
+};
 constexpr unsigned PARTIAL_STRIDE = 8;
 
 struct Vector {
@@ -180,7 +192,8 @@ KERNEL(512, loss_finalize, LossFinalize) {
     __syncthreads();
 
     const double valid = fmax(batch[VALID], 1.0), burning = batch[BURNING];
-    const double pos_weight = p.auto_weight != 0 ? fmax(batch[VALID] - burning, 1.0) / fmax(burning, 1.0) : p.pos_weight;
+    const double pos_weight =
+        p.auto_weight != 0 ? fmax(batch[VALID] - burning, 1.0) / fmax(burning, 1.0) : p.pos_weight;
     // Weights of the two classes in the sum over pixels, and what the regions' terms are averaged over.
     const double weight_burning = p.focal != 0 ? p.focal_alpha : pos_weight;
     const double weight_other = p.focal != 0 ? 1.0 - p.focal_alpha : 1.0;

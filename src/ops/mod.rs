@@ -21,8 +21,3 @@ pub mod residual_norm;
 pub mod slice;
 pub mod token_embedding;
 pub mod up_conv;
-
-/// For ops whose kernels are still to come.
-pub(crate) fn unported(op: &str) -> crate::Error {
-    crate::Error::failed("GPU", format_args!("{op} has no kernel yet"), "use --device cpu")
-}

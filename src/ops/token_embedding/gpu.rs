@@ -96,7 +96,7 @@ struct Grads {
 /// From dy [B·N, T, d].
 fn backward(gpu: &Gpu, tokens: &Tokens, dy: &Tensor, inputs: usize, ids: &Ids) -> Result<Grads> {
     let (batch, history, patches) = (tokens.batch, tokens.history, tokens.grid.patches());
-    let (dtype, d) = (dy.dtype(), dy.shape()[2]);
+    let (dtype, d) = (dy.dtype(), dy.len() / (batch * patches * history));
     let wanted = |id: Option<Id>, rows: usize| id.map(|_| gpu.tensor(dtype, &[rows, d])).transpose();
     let statics = wanted(ids.statics, batch * patches)?;
     let wind = wanted(ids.wind, batch * history)?;
