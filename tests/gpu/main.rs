@@ -13,6 +13,7 @@ mod loss;
 mod model;
 mod output_conv;
 mod pyramid;
+mod real_size;
 mod refinement_input;
 mod residual_norm;
 mod slice;
