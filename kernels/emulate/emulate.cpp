@@ -82,7 +82,6 @@ struct Block {
     std::vector<unsigned char> shared;
     std::vector<Cell> cells;
     unsigned epoch = 0; // barriers passed
-    std::vector<unsigned char *> stacks; // free ones
     Fiber *current = nullptr;
     bool failed = false;
     std::string message;
@@ -113,17 +112,44 @@ struct Block {
         }
     }
 
-    ~Block() {
-        for (unsigned char *stack : stacks) {
-            munmap(stack, STACK);
-        }
-        for (Fiber &fiber : fibers) {
-            if (fiber.stack != nullptr) {
-                munmap(fiber.stack, STACK);
+    ~Block();
+};
+
+// Stacks that no fiber of this host thread uses.
+struct Stacks {
+    std::vector<unsigned char *> free;
+
+    unsigned char *take() {
+        if (free.empty()) {
+            void *stack = mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            if (stack == MAP_FAILED) {
+                fprintf(stderr, "error: emulated device: no memory for the stacks of a block\n");
+                abort();
             }
+            return static_cast<unsigned char *>(stack);
+        }
+        unsigned char *stack = free.back();
+        free.pop_back();
+        return stack;
+    }
+
+    ~Stacks() {
+        for (unsigned char *stack : free) {
+            munmap(stack, STACK);
         }
     }
 };
+
+thread_local Stacks stacks;
+
+// What a failed block leaves behind.
+Block::~Block() {
+    for (Fiber &fiber : fibers) {
+        if (fiber.stack != nullptr) {
+            stacks.free.push_back(fiber.stack);
+        }
+    }
+}
 
 thread_local Block *block = nullptr;
 
@@ -175,16 +201,7 @@ void resume(Fiber &fiber) {
     const bool fresh = fiber.state == State::Fresh;
     fiber.state = State::Ready;
     if (fresh) {
-        if (block->stacks.empty()) {
-            void *stack = mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            if (stack == MAP_FAILED) {
-                fprintf(stderr, "error: emulated device: no memory for the stacks of a block\n");
-                abort();
-            }
-            block->stacks.push_back(static_cast<unsigned char *>(stack));
-        }
-        fiber.stack = block->stacks.back();
-        block->stacks.pop_back();
+        fiber.stack = stacks.take();
 #if defined(__x86_64__)
         // Six registers and the return address; the entry sees the stack as after a call, 8 below a multiple of 16.
         void **top = reinterpret_cast<void **>(fiber.stack + STACK - 64);
@@ -206,7 +223,7 @@ void resume(Fiber &fiber) {
 #endif
     block->current = nullptr;
     if (fiber.state == State::Finished) {
-        block->stacks.push_back(fiber.stack);
+        stacks.free.push_back(fiber.stack);
         fiber.stack = nullptr;
     }
 }

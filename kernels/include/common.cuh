@@ -32,8 +32,9 @@ template <typename T> __device__ inline SharedPtr<T> shared_memory(unsigned offs
 
 // Declares a kernel of at most `threads` threads a block and its only argument p:
 // KERNEL(256, name, Params) { ... p.x ... }
+// One block a multiprocessor is promised, so that the compiler takes registers rather than spill for the sake of more.
 #define KERNEL(threads, name, Params)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Params p)
+    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Params p)
 
 #else
 #include "emulate.h"

@@ -81,7 +81,7 @@ fn train(
     settings: &ModelSettings,
     loss: &LossSettings,
     steps: u64,
-) -> (Vec<LossReport>, Vec<Vec<f32>>) {
+) -> (Vec<LossReport>, Vec<Vec<f64>>) {
     let mut model = EmberFormer::new(settings, device, dtype, 1).unwrap();
     let mut adam = Adam::new(ADAM, model.parameters()).unwrap();
     let reports = (0..steps)
@@ -93,27 +93,45 @@ fn train(
         })
         .collect();
     let names: Vec<String> = model.parameters().iter().map(|p| p.name.clone()).collect();
-    (reports, names.iter().map(|name| model.parameters().get(name).unwrap()).collect())
+    (reports, names.iter().map(|name| model.parameters().get_f64(name).unwrap()).collect())
 }
 
+/// ‖a − b‖ / ‖b‖ over all tensors.
+fn distance(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    let difference = norm(&mut a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| a - b));
+    difference / norm(&mut b.iter().flatten().copied())
+}
+
+/// Adam divides a gradient that vanishes by its own size, so rounding grows from step to step: the CPU's own float run,
+/// measured against double precision, says how much.
 #[test]
 fn five_training_steps_follow_the_cpu_path() {
     for loss in [LossSettings::FOCAL_TVERSKY, LossSettings::BCE_DICE] {
-        let (expected, weights) = train(&Device::cpu(), DType::F32, &settings(), &loss, 5);
-        for (dtype, tolerance) in [(DType::F32, 2e-5), (DType::BF16, 2e-2)] {
+        let (truth, weights) = train(&Device::cpu(), DType::F64, &settings(), &loss, 5);
+        let (peer, peer_weights) = train(&Device::cpu(), DType::F32, &settings(), &loss, 5);
+        let worst = |reports: &[LossReport]| {
+            let errors = reports.iter().zip(&truth).map(|(ours, truth)| (ours.loss - truth.loss).abs() / truth.loss);
+            errors.fold(0.0, f64::max)
+        };
+        let allowed = [worst(&peer), distance(&peer_weights, &weights)];
+        for (dtype, factor) in [(DType::F32, 4.0), (DType::BF16, f64::INFINITY)] {
             let (reports, ours) = train(&device(), dtype, &settings(), &loss, 5);
-            for (step, (report, expected)) in reports.iter().zip(&expected).enumerate() {
-                let error = (report.loss - expected.loss).abs() / expected.loss;
-                assert!(error < tolerance, "{dtype:?}, step {step}: {} but {}", report.loss, expected.loss);
-                let pixels = |c: &emberformer::ops::loss::Counts| c.tp + c.fp + c.fn_ + c.tn;
-                assert_eq!(report.copy_last, expected.copy_last);
-                assert_eq!(pixels(&report.growth), pixels(&expected.growth));
+            let errors = [worst(&reports), distance(&ours, &weights)];
+            for (what, i) in [("losses", 0), ("weights", 1)] {
+                println!("{dtype:?}: {what} off by {:.1e}, the CPU's float run by {:.1e}", errors[i], allowed[i]);
             }
-            let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-            let difference = norm(&mut ours.iter().flatten().zip(weights.iter().flatten()).map(|(a, b)| a - b));
-            let size = norm(&mut weights.iter().flatten().copied());
-            // Adam divides a gradient that vanishes by its own size, so such weights move by noise.
-            assert!(difference < 2e-2 * size, "{dtype:?}: weights off by {:.1e}", difference / size);
+            for (report, truth) in reports.iter().zip(&truth) {
+                let pixels = |c: &emberformer::ops::loss::Counts| c.tp + c.fp + c.fn_ + c.tn;
+                assert_eq!(report.copy_last, truth.copy_last);
+                assert_eq!(pixels(&report.growth), pixels(&truth.growth));
+            }
+            assert!(errors[0] <= (factor * allowed[0]).clamp(1e-5, 2e-2), "{dtype:?}: losses off by {:.1e}", errors[0]);
+            assert!(
+                errors[1] <= (factor * allowed[1]).clamp(1e-4, 5e-2),
+                "{dtype:?}: weights off by {:.1e}",
+                errors[1]
+            );
         }
     }
 }
