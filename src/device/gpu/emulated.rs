@@ -174,15 +174,14 @@ impl Drop for Memory {
 }
 
 /// The elements of a tensor of the emulated device as float.
-fn values(tensor: &Tensor, len: usize) -> Vec<f32> {
-    let address = tensor.gpu_address();
-    // SAFETY: a tensor's memory holds its elements, and `Gemm::check` has compared the extent.
-    match tensor.dtype() {
-        DType::BF16 => {
-            unsafe { std::slice::from_raw_parts(address.cast::<bf16>(), len) }.iter().map(|x| x.to_f32()).collect()
-        }
+fn values(tensor: &Tensor) -> Vec<f32> {
+    let (address, len) = (tensor.gpu_address(), tensor.len());
+    if tensor.dtype() == DType::BF16 {
+        // SAFETY: a tensor's memory holds as many elements as its shape says.
+        unsafe { std::slice::from_raw_parts(address.cast::<bf16>(), len) }.iter().map(|x| x.to_f32()).collect()
+    } else {
         // SAFETY: as above.
-        _ => unsafe { std::slice::from_raw_parts(address.cast::<f32>(), len) }.to_vec(),
+        unsafe { std::slice::from_raw_parts(address.cast::<f32>(), len) }.to_vec()
     }
 }
 
@@ -190,7 +189,7 @@ fn values(tensor: &Tensor, len: usize) -> Vec<f32> {
 pub fn gemm(gemm: &Gemm<'_>, c: &mut Tensor) -> Result<()> {
     let [row_a, row_b, row_c] = gemm.strides();
     let Gemm { m, n, k, .. } = *gemm;
-    let (a, b) = (values(gemm.a, gemm.a.len()), values(gemm.b, gemm.b.len()));
+    let (a, b) = (values(gemm.a), values(gemm.b));
     let [ra, ca] = if gemm.transpose_a { [k, m] } else { [m, k] };
     let [rb, cb] = if gemm.transpose_b { [n, k] } else { [k, n] };
     let (a, b) = (Mat::new(&a, (ra, ca), row_a, 1), Mat::new(&b, (rb, cb), row_b, 1));
