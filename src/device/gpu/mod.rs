@@ -19,7 +19,7 @@ use emulated::Emulated;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The Rust side of `kernels/include/params.h`, made by bindgen.
-#[allow(missing_docs, clippy::all, clippy::undocumented_unsafe_blocks)]
+#[allow(missing_docs, rustdoc::all, clippy::all, clippy::undocumented_unsafe_blocks)]
 pub mod params {
     include!(concat!(env!("OUT_DIR"), "/params.rs"));
 }
