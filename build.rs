@@ -244,15 +244,16 @@ fn compile_for_gpus(nvcc: &Path, kernels: &[PathBuf], out: &Path) -> Result<Imag
     });
     let mut images =
         Images { architectures: architectures.into_iter().collect(), compiler: release, files: Vec::new() };
-    let mut report = format!("{:<44} {:>5} {:>10} {:>8} {:>7}\n", "kernel", "arch", "registers", "stack", "spills");
+    let mut report =
+        "kernel                                        arch  registers   shared    stack   spills\n".to_string();
     let mut spilling = Vec::new();
     for (source, result) in kernels.iter().zip(results.into_inner().unwrap_or_default()) {
         let (image, log) = result.unwrap_or_else(|| Err("a compiler thread ended early".into()))?;
         for usage in usages(&log) {
             let _ = writeln!(
                 report,
-                "{:<44} {:>5} {:>10} {:>8} {:>7}",
-                usage.kernel, usage.architecture, usage.registers, usage.stack, usage.spilled
+                "{:<44} {:>5} {:>10} {:>8} {:>8} {:>8}",
+                usage.kernel, usage.architecture, usage.registers, usage.shared, usage.stack, usage.spilled
             );
             if usage.spilled > 0 || usage.stack > 0 {
                 spilling.push(format!("{} ({})", usage.kernel, usage.architecture));
@@ -311,6 +312,8 @@ struct Usage {
     kernel: String,
     architecture: String,
     registers: u32,
+    /// Bytes of static shared memory; what a launch asks for comes on top.
+    shared: u32,
     /// Bytes of local memory.
     stack: u32,
     /// Bytes of spill stores and loads.
@@ -332,7 +335,11 @@ fn usages(log: &str) -> Vec<Usage> {
             usages.push(Usage { kernel, architecture, ..Usage::default() });
         }
         let Some(usage) = usages.last_mut() else { continue };
-        for (what, to) in [(" bytes stack frame", &mut usage.stack), (" registers", &mut usage.registers)] {
+        for (what, to) in [
+            (" bytes stack frame", &mut usage.stack),
+            (" registers", &mut usage.registers),
+            (" bytes smem", &mut usage.shared),
+        ] {
             if let Some(n) = number_before(line, what) {
                 *to = n;
             }

@@ -4,7 +4,7 @@
 // the backward makes the probabilities again instead of reading them. d = heads·head size is a multiple of 8, T up to 64,
 // head sizes 4 to 64. Dropout's element is ((row·heads + head)·Tq + query)·T + step.
 //
-// `lanes` neighboring threads share a head, each with a slice of it: eight elements where the head size is a multiple of
+// `lanes` neighbouring threads share a head, each with a slice of it: eight elements where the head size is a multiple of
 // eight (one 16-byte access in bf16, so a warp reads and writes whole runs of memory), else four. A dot product is a
 // thread's own part and log2(lanes) shuffles. The last slices of a head may be short or empty; they hold zeros. Histories
 // are short, so that nothing is tiled: the keys that the queries of a patch share come from the first-level cache, most of

@@ -48,7 +48,7 @@ KERNELS(256, conv_weight_32x64, ConvWeightGradient)
 KERNELS(256, conv_weight_64x32, ConvWeightGradient)
 KERNELS(256, conv_weight_64x64, ConvWeightGradient)
 
-// gradient [Cout, Cin, 3, 3] = sum of partials [splits, ky, kx, ci, co] over the splits. A block owns 32 neighboring elements.
+// gradient [Cout, Cin, 3, 3] = sum of partials [splits, ky, kx, ci, co] over the splits. A block owns 32 neighbouring elements.
 // Bytes: the partials once.
 KERNEL(256, conv_weight_sum, ConvWeightSum) {
     const unsigned lane = threadIdx.x % 32, element = blockIdx.x * 32 + lane;

@@ -1,7 +1,7 @@
 // Segmentation losses of logits [B, H, W]: focal + Tversky or cross-entropy + √Dice, with pixel counts and gradient.
 //
 // Logits and gradient are float whatever the activations are; masks are patch bits (8 bytes of `target` and of `last`
-// for 64 pixels), validity is one byte a patch. A thread owns vectors of four neighboring pixels of one line,
+// for 64 pixels), validity is one byte a patch. A thread owns vectors of four neighbouring pixels of one line,
 // consecutive threads consecutive vectors; a vector lies in one patch, so its four bits are one nibble of one word.
 //
 // loss_sums reads every pixel once: blocks (x, y) of 256 threads and four vectors each take 4096 pixels of sample y.

@@ -58,7 +58,7 @@ KERNELS(256, up_conv_weight_64x32, ConvWeightGradient)
 KERNELS(256, up_conv_weight_64x64, ConvWeightGradient)
 
 // gradient [Cin, Cout, 4, 4] = sum of partials [splits, ky, kx mod 2, kx / 2, co, ci] over the splits. A block owns 32
-// neighboring elements. Bytes: the partials once.
+// neighbouring elements. Bytes: the partials once.
 KERNEL(256, up_conv_weight_sum, ConvWeightSum) {
     const unsigned lane = threadIdx.x % 32, element = blockIdx.x * 32 + lane;
     const size_t len = static_cast<size_t>(16) * p.window_channels * p.center_channels;

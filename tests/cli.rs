@@ -197,6 +197,40 @@ fn a_paused_or_killed_run_resumes_to_the_same_bytes() {
 }
 
 #[test]
+fn the_gpu_path_pauses_and_resumes_to_the_same_bytes() {
+    let place = Workplace::new();
+    let wider = "--set model.spatial.hidden_sizes=[8,8,8,8] --set model.spatial.base_channels=8"; // multiples of 8
+    let run = |options: &str| place.run(&format!("train --config tiny.yaml --device emulated {wider} {options}"));
+    let train = |options: &str| run(options).success();
+    place
+        .run("train --config tiny.yaml --device emulated")
+        .code(2)
+        .stderr(contains("only multiples of 8 are possible"));
+    for precision in ["float32", "bfloat16"] {
+        let set = format!("--set train.precision={precision}");
+        train(&format!("--runs-dir whole_{precision} --max-steps 3 {set}"))
+            .stdout(contains("emulated GPU").and(contains(format!("compute {precision}"))));
+        train(&format!("--runs-dir paused_{precision} --max-steps 1 {set}"));
+        train(&format!("--runs-dir paused_{precision} --max-steps 3 {set} --resume"));
+        let last = |runs: &str| place.bytes(&format!("{runs}_{precision}/tiny/checkpoints/last.safetensors"));
+        assert!(last("whole") == last("paused"), "{precision}");
+    }
+    run("--runs-dir paused_bfloat16 --resume --set train.precision=float32")
+        .code(2)
+        .stderr(contains("train.precision was \"bf16\" when the run began"));
+    // A checkpoint of the GPU's is evaluated on the CPU too.
+    let scores = |device: &str| {
+        let last = "paused_bfloat16/tiny/checkpoints/last.safetensors";
+        place.json(&format!("evaluate --checkpoint {last} --split val --json --device {device}"))["summary"]["loss"]
+            .as_f64()
+    };
+    let (cpu, gpu) = (scores("cpu").unwrap(), scores("emulated").unwrap());
+    assert!((cpu - gpu).abs() < 1e-2 * cpu, "{cpu} and {gpu}");
+    let case = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/small_eval.safetensors");
+    place.run(&format!("verify --device emulated {case}")).success().stdout(contains("2 of 2 cases within tolerance"));
+}
+
+#[test]
 fn wrong_input_is_one_error_with_its_remedy() {
     let place = Workplace::new();
     place.run("train --config tiny.yaml --name a --max-steps 1").success();

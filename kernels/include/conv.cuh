@@ -1,7 +1,7 @@
 // The two matrix products behind the convolutions, on channels-last maps with a zero border.
 //
-// A kernel walks over the stored pixels of a grid [batch, height, width], border included, as one flat row. Neighbors in a
-// line are then neighbors in memory and in the tile, so a tile of M pixels with TAPS taps needs one window of M + TAPS − 1
+// A kernel walks over the stored pixels of a grid [batch, height, width], border included, as one flat row. Neighbours in a
+// line are then neighbours in memory and in the tile, so a tile of M pixels with TAPS taps needs one window of M + TAPS − 1
 // rows for all its taps, and a tile may begin and end anywhere. Pixels of the border are computed like the others and stored
 // as zeros, which is what the border holds: 2·(1/H + 1/W) more work, no second kernel and no bounds check but one a row.
 // ConvWindows says where the rows of a line lie, which is all that tells the four convolutions apart:
@@ -292,7 +292,7 @@ __device__ inline PanelPlace panel_place(const ConvPack &p, unsigned long long i
 // tap is a row further in the window. bf16: a warp owns TAPS × 16 × 32 sums; float: a thread owns TAPS × 4 × 4. Tiles that need
 // fewer threads share the pixels of a step between groups of threads, whose sums are added in fixed order at the end.
 // The number of splits follows from the sizes alone, so a gradient is the same on every device; conv_weight_sum adds them up.
-// Operations as in the forward; bytes: each tile reads its channels once a line, neighboring blocks the same ones, from L2:
+// Operations as in the forward; bytes: each tile reads its channels once a line, neighbouring blocks the same ones, from L2:
 // 47 (32×32) to 94 (64×64) operations a byte. The partials are small beside that: one for every 8192 pixels.
 
 constexpr int WEIGHT_STAGES = 3;
@@ -467,7 +467,7 @@ template <typename T, int TAPS, int WIDE, int TALL> __device__ void weight_gradi
     }
     float *partials =
         p.partials + static_cast<size_t>(split * w.lines + line) * TAPS * w.channels * p.center_channels;
-    constexpr int RUN = sizeof(T) == 2 ? 2 : 4; // neighboring center channels that a thread owns
+    constexpr int RUN = sizeof(T) == 2 ? 2 : 4; // neighbouring center channels that a thread owns
 #pragma unroll
     for (int i = 0; i < SUMS / RUN; ++i) {
         unsigned tap, from, to;

@@ -579,7 +579,7 @@ SIZE(OutputConvParameters, 32);
 
 // ---- loss ----
 
-// What the losses read, in vectors of four neighboring pixels
+// What the losses read, in vectors of four neighbouring pixels
 typedef struct LossPixels {
     const float *logits;              // [batch, height, width]
     const unsigned long long *target; // [batch, patches, words] bits of burning pixels

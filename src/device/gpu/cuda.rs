@@ -320,7 +320,7 @@ impl Cuda {
     /// Row-major C = A·B is column-major Cᵀ = Bᵀ·Aᵀ, which is what cuBLAS computes.
     pub fn gemm(&self, gemm: &Gemm<'_>, c: &mut Tensor) -> Result<()> {
         self.bind()?;
-        let [row_a, row_b, row_c] = gemm.strides();
+        let [row_a, row_b] = gemm.strides();
         let kind = |tensor: &Tensor| match tensor.dtype() {
             DType::BF16 => blas::cudaDataType_t::CUDA_R_16BF,
             _ => blas::cudaDataType_t::CUDA_R_32F,
@@ -328,8 +328,8 @@ impl Cuda {
         let op = |transposed: bool| {
             if transposed { blas::cublasOperation_t::CUBLAS_OP_T } else { blas::cublasOperation_t::CUBLAS_OP_N }
         };
-        let (alpha, beta) = (1.0f32, if gemm.accumulate { 1.0f32 } else { 0.0 });
-        // SAFETY: `Gemm::check` has compared extents and types with the tensors; alpha and beta are read before it returns.
+        let (alpha, beta) = (1.0f32, 0.0f32);
+        // SAFETY: `Gemm::check` has compared sizes and types with the tensors; alpha and beta are read before it returns.
         unsafe {
             gemm_ex(
                 *self.blas.handle(),
@@ -348,7 +348,7 @@ impl Cuda {
                 (&raw const beta).cast(),
                 c.gpu_address(),
                 kind(c),
-                row_c as i32,
+                gemm.n as i32,
                 blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
                 blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )

@@ -186,8 +186,8 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 }
 
 /// The product in float, rounded to C's type.
-pub fn gemm(gemm: &Gemm<'_>, c: &mut Tensor) -> Result<()> {
-    let [row_a, row_b, row_c] = gemm.strides();
+pub fn gemm(gemm: &Gemm<'_>, c: &mut Tensor) {
+    let [row_a, row_b] = gemm.strides();
     let Gemm { m, n, k, .. } = *gemm;
     let (a, b) = (values(gemm.a), values(gemm.b));
     let [ra, ca] = if gemm.transpose_a { [k, m] } else { [m, k] };
@@ -197,25 +197,12 @@ pub fn gemm(gemm: &Gemm<'_>, c: &mut Tensor) -> Result<()> {
     let mut product = vec![0.0f32; m * n];
     crate::device::cpu::gemm(MatMut::of_row_major_t(&mut product, n, m), b.t(), a.t(), false);
     let address = c.gpu_address();
-    for (row, product) in product.chunks_exact(n).enumerate() {
-        for (column, value) in product.iter().enumerate() {
-            let at = row * row_c + column;
-            // SAFETY: `Gemm::check` has compared the extent with C's length.
-            unsafe {
-                match c.dtype() {
-                    DType::BF16 => {
-                        let to = address.cast::<bf16>().add(at);
-                        let before = if gemm.accumulate { (*to).to_f32() } else { 0.0 };
-                        *to = bf16::from_f32(before + value);
-                    }
-                    _ => {
-                        let to = address.cast::<f32>().add(at);
-                        let before = if gemm.accumulate { *to } else { 0.0 };
-                        *to = before + value;
-                    }
-                }
-            }
-        }
+    if c.dtype() == DType::BF16 {
+        // SAFETY: a tensor's memory holds as many elements as its shape says, m·n as `Gemm::check` has seen.
+        let to = unsafe { std::slice::from_raw_parts_mut(address.cast::<bf16>(), m * n) };
+        to.iter_mut().zip(product).for_each(|(to, value)| *to = bf16::from_f32(value));
+    } else {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(address.cast::<f32>(), m * n) }.copy_from_slice(&product);
     }
-    Ok(())
 }

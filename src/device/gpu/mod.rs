@@ -311,7 +311,10 @@ impl Gpu {
         gemm.check(c);
         match &self.0.backend {
             Backend::Cuda(cuda) => cuda.gemm(gemm, c),
-            Backend::Emulated(_) => emulated::gemm(gemm, c),
+            Backend::Emulated(_) => {
+                emulated::gemm(gemm, c);
+                Ok(())
+            }
         }
     }
 

@@ -35,18 +35,8 @@ pub fn linear(
     let mut shape = x.shape().to_vec();
     shape[x.shape().len() - 1] = outputs;
     let mut product = gpu.tensor(dtype, &shape)?;
-    let product_of = Gemm {
-        a: x.value(),
-        b: &w,
-        m: rows,
-        n: outputs,
-        k: stored,
-        transpose_a: false,
-        transpose_b: true,
-        row_a: None,
-        row_c: None,
-        accumulate: false,
-    };
+    let product_of =
+        Gemm { a: x.value(), b: &w, m: rows, n: outputs, k: stored, transpose_a: false, transpose_b: true };
     gpu.gemm(&product_of, &mut product)?;
     let layer = Layer { rows, outputs, bias: bias.map(|bias| bias.value().clone()) };
     let (y, saved) = match activation {
@@ -66,36 +56,16 @@ pub fn linear(
             gradients.add(bias, db)?;
         }
         let mut dw = gpu.tensor(DType::F32, &[outputs, stored])?;
-        let weight_gradient = Gemm {
-            a: &dy,
-            b: x.value(),
-            m: outputs,
-            n: stored,
-            k: rows,
-            transpose_a: true,
-            transpose_b: false,
-            row_a: None,
-            row_c: None,
-            accumulate: false,
-        };
+        let weight_gradient =
+            Gemm { a: &dy, b: x.value(), m: outputs, n: stored, k: rows, transpose_a: true, transpose_b: false };
         gpu.gemm(&weight_gradient, &mut dw)?;
         if stored != inputs {
             dw = columns.cut(&gpu, &dw, &[outputs, inputs])?;
         }
         gradients.add(weight.id(), dw.reshaped(weight.shape()))?;
         let mut dx = gpu.tensor(dtype, x.shape())?;
-        let input_gradient = Gemm {
-            a: &dy,
-            b: &w,
-            m: rows,
-            n: stored,
-            k: outputs,
-            transpose_a: false,
-            transpose_b: false,
-            row_a: None,
-            row_c: None,
-            accumulate: false,
-        };
+        let input_gradient =
+            Gemm { a: &dy, b: &w, m: rows, n: stored, k: outputs, transpose_a: false, transpose_b: false };
         gpu.gemm(&input_gradient, &mut dx)?;
         gradients.add(x.id(), dx)
     }))
