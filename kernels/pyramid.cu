@@ -62,7 +62,7 @@ template <typename T> __device__ void average_pool_forward(const AveragePoolForw
     T *y = static_cast<T *>(p.y);
     store_channels(y + element((place.sample * height + place.y) * width + place.x, stride, place.channel), sum);
 }
-KERNELS(256, average_pool_forward, AveragePoolForward)
+KERNELS_RESIDENT(256, 4, average_pool_forward, AveragePoolForward)
 
 template <typename T> __device__ void average_pool_backward(const AveragePoolBackward &p) {
     const unsigned height = p.map.height / p.factor, width = p.map.width / p.factor, stride = p.map.stride;

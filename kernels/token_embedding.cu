@@ -155,7 +155,7 @@ KERNELS(256, token_embedding_forward_mean, TokenEmbeddingForward)
 template <typename T> __device__ void token_embedding_forward_pixels(const TokenEmbeddingForward &p) {
     forward<T, true>(p);
 }
-KERNELS(256, token_embedding_forward_pixels, TokenEmbeddingForward)
+KERNELS_RESIDENT(256, 4, token_embedding_forward_pixels, TokenEmbeddingForward)
 
 namespace {
 

@@ -131,6 +131,7 @@ template <typename T> SharedPtr<T> shared_memory(unsigned offset) { return Share
     static const emulate::Registration name##_registration(                                                            \
         #name, sizeof(Params), threads, [](const void *params) { name(*static_cast<const Params *>(params)); });       \
     static void name(const Params &p)
+#define KERNEL_RESIDENT(threads, blocks, name, Params) KERNEL(threads, name, Params)
 
 // ---- bf16 ----
 

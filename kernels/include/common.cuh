@@ -32,9 +32,12 @@ template <typename T> __device__ inline SharedPtr<T> shared_memory(unsigned offs
 
 // Declares a kernel of at most `threads` threads a block and its only argument p:
 // KERNEL(256, name, Params) { ... p.x ... }
-// One block a multiprocessor is promised, so that the compiler takes registers rather than spill for the sake of more.
 #define KERNEL(threads, name, Params)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Params p)
+    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Params p)
+// The same for a kernel that wants the registers of `blocks` blocks a multiprocessor, no fewer: left to itself the compiler
+// may spill some for the sake of more blocks.
+#define KERNEL_RESIDENT(threads, blocks, name, Params)                                                                 \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Params p)
 
 #else
 #include "emulate.h"
@@ -44,6 +47,9 @@ template <typename T> __device__ inline SharedPtr<T> shared_memory(unsigned offs
 #define KERNELS(threads, name, Params)                                                                                 \
     KERNEL(threads, name##_f32, Params) { name<float>(p); }                                                            \
     KERNEL(threads, name##_bf16, Params) { name<bf16>(p); }
+#define KERNELS_RESIDENT(threads, blocks, name, Params)                                                                \
+    KERNEL_RESIDENT(threads, blocks, name##_f32, Params) { name<float>(p); }                                           \
+    KERNEL_RESIDENT(threads, blocks, name##_bf16, Params) { name<bf16>(p); }
 
 // N elements that move together: N·sizeof(T) is 4, 8 or 16 bytes, and addresses are multiples of that.
 template <typename T, int N> struct alignas(sizeof(T) * N) Pack {
