@@ -172,6 +172,7 @@ fn temporal(c: &mut Criterion) {
         grid: GRID,
         frames: on.bits(R * T),
         ages: on.array((0..B * T).map(|i| (i % T) as u32).collect()),
+        activations: on.dtype,
     };
     for (name, inputs) in [("token_embedding, mean", 1), ("token_embedding, pixels", 64)] {
         let shapes = [P(&[D, inputs]), P(&[D]), A(&[B * T, D]), A(&[R, D])];

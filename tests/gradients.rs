@@ -182,7 +182,8 @@ fn token_embeddings() {
         if patch == 4 {
             frames.iter_mut().for_each(|word| *word &= 0xffff);
         }
-        let tokens = Tokens { batch: 2, history: 3, grid, frames: frames.into(), ages: [0, 1, 2, 0, 0, 1].into() };
+        let ages = [0, 1, 2, 0, 0, 1].into();
+        let tokens = Tokens { batch: 2, history: 3, grid, frames: frames.into(), ages, activations: DType::F64 };
         for inputs in [1, patch * patch] {
             let shapes: [&[usize]; 4] = [&[6, inputs], &[6], &[6, 6], &[12, 6]];
             c.check("token_embedding", &shapes, |t, x| {

@@ -110,7 +110,7 @@ impl<'a> Pass<'a> {
         });
         let frames = Array::new(self.tape.device(), self.inputs.frames.clone())?;
         let ages = Array::new(self.tape.device(), ages.collect())?;
-        let tokens = Tokens { batch, history, grid, frames, ages };
+        let tokens = Tokens { batch, history, grid, frames, ages, activations: self.activations };
         let weight = self.var("token_embedder.fire_embed.weight");
         let bias = self.var("token_embedder.fire_embed.bias");
         token_embedding(&mut self.tape, &tokens, &weight, &bias, wind.as_ref(), statics.as_ref())

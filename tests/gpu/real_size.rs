@@ -53,6 +53,10 @@ fn a_training_step_on_whole_windows_is_the_cpu_s() {
         let (truth, expected) = step(&Device::cpu(), DType::F64, &settings);
         let (_, peer) = step(&Device::cpu(), DType::F32, &settings);
         let (report, gradients) = step(&device(), DType::F32, &settings);
+        let [exact, ours] = [(Device::cpu(), DType::F64), (device(), DType::F32)]
+            .map(|(device, dtype)| EmberFormer::new(&settings, &device, dtype, 1).unwrap().logits(&batch().0).unwrap());
+        let error = norm(ours.iter().zip(&exact).map(|(a, b)| a - b)) / norm(exact.iter().copied());
+        assert!(error < 1e-4, "logits off by {error:.1e}");
         let error = (report.loss - truth.loss).abs() / truth.loss;
         assert!(error < 1e-6, "loss {} instead of {}", report.loss, truth.loss);
         let pixels = |c: &Counts| c.tp + c.fp + c.fn_ + c.tn;

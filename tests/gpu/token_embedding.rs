@@ -36,7 +36,8 @@ fn check(patch: usize, inputs: usize, d: usize, history: usize, (rows, cols): (u
         c.check(&name, &inputs, |t, x| {
             let frames = Array::new(t.device(), frames.clone())?;
             let ages = Array::new(t.device(), ages.clone())?;
-            let tokens = Tokens { batch: BATCH, history, grid, frames, ages };
+            let activations = x[2].value().dtype();
+            let tokens = Tokens { batch: BATCH, history, grid, frames, ages, activations };
             let (wind, statics) = (with_wind.then_some(&x[2]), with_statics.then_some(&x[3]));
             token_embedding(t, &tokens, &x[0], &x[1], wind, statics)
         });

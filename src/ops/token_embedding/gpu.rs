@@ -10,7 +10,8 @@ use std::ptr::null_mut;
 const THREADS: u32 = 256;
 /// Patches of a group, and channels of a block, in the backward.
 const GROUP: usize = 64;
-/// See [`super::token_embedding`]; d is a multiple of 8. The tokens have the type of wind and statics, without either float.
+
+/// See [`super::token_embedding`]; d is a multiple of 8.
 pub fn token_embedding(
     tape: &mut Tape,
     gpu: &Gpu,
@@ -22,7 +23,7 @@ pub fn token_embedding(
 ) -> Result<Var> {
     let (d, inputs) = (weight.shape()[0], weight.shape()[1]);
     let (batch, history, patches) = (tokens.batch, tokens.history, tokens.grid.patches());
-    let dtype = wind.or(statics).map_or(DType::F32, |var| var.value().dtype());
+    let dtype = tokens.activations;
     let address = |var: Option<&Var>| var.map_or(null_mut(), |var| var.value().gpu_address());
 
     let pixels = if inputs == 1 { None } else { Some(gpu.tensor(DType::F32, &[inputs + 1, d])?) };

@@ -11,7 +11,7 @@ mod gpu;
 use crate::device::{Array, Device};
 use crate::patch::Grid;
 use crate::tape::{Tape, Var};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 use crate::{Result, with_real};
 
 /// What a batch's tokens are made from.
@@ -27,6 +27,8 @@ pub struct Tokens {
     pub frames: Array<u64>,
     /// Position of a step within its sample's own history, [B, T]; 0 for padding.
     pub ages: Array<u32>,
+    /// Type of the tokens on a GPU; on the CPU it is the weights'.
+    pub activations: DType,
 }
 
 /// The tokens, [B·N, T, d].
