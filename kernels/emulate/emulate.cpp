@@ -315,7 +315,8 @@ size_t page() {
 
 size_t rounded(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 
-struct sigaction previous_handler;
+// Who handled a bad address before: SIGBUS where no page can be, SIGSEGV elsewhere.
+struct sigaction previous_segv, previous_bus;
 
 void on_fault(int signal, siginfo_t *info, void *context) {
     if (block != nullptr && block->current != nullptr) {
@@ -325,10 +326,11 @@ void on_fault(int signal, siginfo_t *info, void *context) {
         siglongjmp(block->fault, 1);
     }
     // Not a kernel's: whoever handled faults before does.
-    if ((previous_handler.sa_flags & SA_SIGINFO) != 0 && previous_handler.sa_sigaction != nullptr) {
-        previous_handler.sa_sigaction(signal, info, context);
+    struct sigaction &previous = signal == SIGBUS ? previous_bus : previous_segv;
+    if ((previous.sa_flags & SA_SIGINFO) != 0 && previous.sa_sigaction != nullptr) {
+        previous.sa_sigaction(signal, info, context);
     } else {
-        sigaction(signal, &previous_handler, nullptr);
+        sigaction(signal, &previous, nullptr);
     }
 }
 
@@ -338,7 +340,7 @@ void install_fault_handler() {
         action.sa_sigaction = on_fault;
         action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
         sigemptyset(&action.sa_mask);
-        return sigaction(SIGSEGV, &action, &previous_handler) == 0;
+        return sigaction(SIGSEGV, &action, &previous_segv) == 0 && sigaction(SIGBUS, &action, &previous_bus) == 0;
     }();
     (void)installed;
 }
