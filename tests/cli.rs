@@ -231,6 +231,30 @@ fn the_gpu_path_pauses_and_resumes_to_the_same_bytes() {
 }
 
 #[test]
+fn a_step_is_measured_on_either_device() {
+    let place = Workplace::new();
+    let wider = "--set model.spatial.hidden_sizes=[8,8,8,8] --set model.spatial.base_channels=8";
+    for device in ["cpu", "emulated"] {
+        let sizes = "--batch 1,2 --history 2 --size 64 --bands 3 --steps 1 --epoch 100";
+        let json = place.json(&format!("bench --config tiny.yaml {wider} --device {device} {sizes} --json"));
+        let batches = json["batches"].as_array().unwrap();
+        assert_eq!(batches.len(), 2);
+        for (row, batch) in batches.iter().zip([1.0, 2.0]) {
+            let value = |key: &str| row[key].as_f64().unwrap();
+            assert_eq!(value("batch"), batch);
+            assert!(value("step_ms") > 0.0 && value("peak_bytes") > 0.0);
+            let rate = value("samples_per_second");
+            assert!((rate - 1e3 * batch / value("step_ms")).abs() < 1e-6 * rate);
+            assert!((value("epoch_seconds") * rate - 100.0).abs() < 1e-6);
+        }
+    }
+    place
+        .run("bench --config tiny.yaml --size 65")
+        .code(2)
+        .stderr(contains("65 pixels are no multiple of the patch size 8"));
+}
+
+#[test]
 fn wrong_input_is_one_error_with_its_remedy() {
     let place = Workplace::new();
     place.run("train --config tiny.yaml --name a --max-steps 1").success();

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, thin.
 
+mod bench;
 mod cache;
 mod compare;
 mod config;
@@ -27,6 +28,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Bench(bench::Args),
     Cache(cache::Args),
     Compare(compare::Args),
     Config(config::Args),
@@ -43,6 +45,7 @@ enum Command {
 /// Runs the command line and returns the exit code: 0 done, 2 bad usage or configuration, 1 failed.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Bench(args) => bench::run(args),
         Command::Cache(args) => cache::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Config(args) => config::run(args),

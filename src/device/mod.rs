@@ -62,6 +62,17 @@ impl Device {
         }
     }
 
+    /// Waits until everything that was launched has run.
+    ///
+    /// # Errors
+    /// What the device reports of it.
+    pub fn synchronize(&self) -> Result<()> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Gpu(gpu) => gpu.synchronize(),
+        }
+    }
+
     /// Bytes of all buffers now in use, and the most that ever were.
     pub fn memory(&self) -> (usize, usize) {
         match self {

@@ -3,10 +3,12 @@
 mod count;
 mod network;
 mod parameters;
+mod work;
 
 pub use crate::ops::dropout::DropoutKey;
 pub use count::ParameterCounts;
 pub use parameters::{Group, Kind, Parameter, Parameters};
+pub use work::ForwardWork;
 
 use crate::device::{Array, Device};
 use crate::ops::batch_norm::MaskBits;

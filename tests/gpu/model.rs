@@ -205,10 +205,11 @@ fn memory_stays_flat() {
     let mut model = EmberFormer::new(&settings(), &device, DType::BF16, 1).unwrap();
     let (inputs, target) = batch(&settings(), &[2, 2], 4);
     let mut peaks = Vec::new();
-    for step in 0..4 {
+    for step in 0..8 {
         let key = DropoutKey { seed: 9, step };
         model.train_step(&inputs, &target, &LossSettings::FOCAL_TVERSKY, &THRESHOLDS, key).unwrap();
         peaks.push(device.memory());
     }
-    assert!(peaks[1..].iter().all(|peak| *peak == peaks[1]), "{peaks:?}");
+    // A buffer may serve a need that is up to a quarter smaller, so the peak may move a little before it settles.
+    assert!(peaks[4..].iter().all(|peak| *peak == peaks[4]), "{peaks:?}");
 }

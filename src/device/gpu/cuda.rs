@@ -118,8 +118,8 @@ impl Machine {
         }
         if !self.blas {
             return Err(missing(
-                "libcublas.so is not there",
-                "install CUDA's cuBLAS (or pip install nvidia-cublas) and add its folder to LD_LIBRARY_PATH, or use --device cpu",
+                "cuBLAS is not there: neither libcublas.so nor libcublas.so.12",
+                "install it with CUDA, or pip install nvidia-cublas-cu12, and add its folder to LD_LIBRARY_PATH; or use --device cpu",
             ));
         }
         match &self.devices {
@@ -191,6 +191,12 @@ impl Cuda {
             modules.push(module);
         }
         let blas = CudaBlas::new(stream.clone()).map_err(|e| fail("cuBLAS does not start", &e))?;
+        // Partial sums of split products stay float.
+        let mode = blas::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+        // SAFETY: the handle lives.
+        unsafe { blas::cublasSetMathMode(*blas.handle(), mode) }
+            .result()
+            .map_err(|e| fail("cuBLAS does not start", &e))?;
         let functions = Mutex::default();
         let cuda = Self { stream, blas, modules, functions, name, ordinal, capability, driver };
         cuda.prove()?;
@@ -399,7 +405,10 @@ mod tests {
                 "too old: it supports CUDA 11.4, this program needs 12.0",
             ),
             (Machine { driver: Some(Err("broken".into())), ..whole.clone() }, "does not say its version: broken"),
-            (Machine { blas: false, ..whole.clone() }, "libcublas.so is not there; install CUDA's cuBLAS"),
+            (
+                Machine { blas: false, ..whole.clone() },
+                "cuBLAS is not there: neither libcublas.so nor libcublas.so.12; install it with CUDA",
+            ),
             (Machine { devices: Some(Ok(0)), ..whole.clone() }, "no GPU that this process may use"),
             (Machine { devices: Some(Err("unknown error".into())), ..whole.clone() }, "does not start: unknown error"),
         ] {
