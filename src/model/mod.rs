@@ -392,8 +392,8 @@ impl ModelSettings {
         let remedy = "change the model's settings, or use --device cpu";
         let complain = |what: String| Err(Error::usage("model on a GPU", what, remedy));
         let head = self.d_model / self.heads;
-        if !(4..=64).contains(&head) || !head.is_multiple_of(4) {
-            return complain(format!("heads of width {head}, possible are multiples of 4 from 4 to 64"));
+        if !(4..=64).contains(&head) {
+            return complain(format!("heads of width {head}, possible are 4 to 64"));
         }
         let sizes = [
             ("temporal.d_model", self.d_model),
