@@ -70,6 +70,16 @@ fn memory_that_is_not_there_is_an_error_with_its_remedy() {
 }
 
 #[test]
+fn bytes_that_vector_accesses_move_are_counted() {
+    let gpu = Gpu::emulated();
+    let x = gpu.upload(&[1.0f32; 1000]).unwrap();
+    let dropout = params::Dropout { scale: 1.0, ..params::Dropout::default() };
+    let params = params::DropoutApply { to: x.address(), from: x.address(), len: 1000, dropout };
+    gpu.launch("dropout_apply_f32", Launch::linear(4, 256), &params).unwrap();
+    assert_eq!(gpu.bytes_moved(), Some(2 * 4 * 1000));
+}
+
+#[test]
 fn collectives_and_copies_are_the_gpu_s() {
     let input: Vec<f32> = (0..64).map(|i| (i * 37 % 11) as f32 - 5.0).collect();
     let out = run("check_collectives", &input, &[], 0).unwrap();
