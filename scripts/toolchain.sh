@@ -28,7 +28,7 @@ has_nvcc() {
 }
 
 has_libclang() {
-    [[ -n "${LIBCLANG_PATH:-}" ]] || PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | grep -q 'libclang[-.0-9]*\.so'
+    [[ -n "${LIBCLANG_PATH:-}" ]] || PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | grep 'libclang[-.0-9]*\.so' >/dev/null
 }
 
 if has_nvcc && has_libclang; then
