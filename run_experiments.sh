@@ -8,7 +8,7 @@ usage() {
     cat <<'TEXT'
 Usage: ./run_experiments.sh [--config FILE]... [--data DIR] [OPTION]...
 
-Without --config the small pair of experiments runs on a simulated data set: under ten minutes on two cores, the build
+Without --config the small pair of experiments runs on a simulated data set: under five minutes on two cores, the build
 included. The full experiment is
   ./run_experiments.sh --data ~/deep_crown --config configs/emberformer.yaml --config configs/emberformer_bce_dice.yaml
 
