@@ -4,31 +4,10 @@ mod common;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use emberformer::device::Device;
-use emberformer::model::{DropoutKey, EmberFormer, Inputs, ModelSettings, Target};
+use emberformer::model::{DropoutKey, EmberFormer, ModelSettings, random_batch};
 use emberformer::ops::loss::{LossSettings, Thresholds};
 use emberformer::optim::{Adam, AdamSettings, LearningRates};
 use emberformer::patch::Grid;
-use rand::{RngExt, SeedableRng};
-
-fn batch(batch: usize, history: usize, side: usize) -> (Inputs, Target) {
-    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(0);
-    let grid = Grid { rows: side / 8, cols: side / 8, patch: 8 };
-    let n = grid.patches();
-    let mut values = |len: usize| (0..len).map(|_| rng.random::<f32>()).collect::<Vec<f32>>();
-    let (wind, statics) = (values(batch * history * 2), values(batch * n * 8));
-    let mut bits = |len: usize| (0..len).map(|_| if rng.random::<f32>() < 0.05 { rng.random() } else { 0 }).collect();
-    let inputs = Inputs {
-        batch,
-        history,
-        grid,
-        frames: bits(batch * history * n),
-        wind,
-        statics,
-        valid_steps: vec![true; batch * history],
-    };
-    let target = Target { bits: bits(batch * n), valid_patches: vec![true; batch * n] };
-    (inputs, target)
-}
 
 fn peak_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -41,8 +20,9 @@ fn step(c: &mut Criterion) {
     let on = if matches!(device, Device::Cpu(_)) { "CPU" } else { "GPU" };
     let mut group = c.benchmark_group(format!("training step, {on}"));
     group.sample_size(10);
-    let (inputs, target) = batch(4, 6, 400);
-    let mut model = EmberFormer::new(&ModelSettings::default(), &device, dtype, 0).expect("a valid model");
+    let settings = ModelSettings::default();
+    let (inputs, target) = random_batch(&settings, 4, 6, Grid { rows: 50, cols: 50, patch: 8 });
+    let mut model = EmberFormer::new(&settings, &device, dtype, 0).expect("a valid model");
     let adam = AdamSettings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-4 };
     let mut adam = Adam::new(adam, model.parameters()).expect("memory");
     let rates = LearningRates { temporal: 1e-3, spatial: 1e-4, refinement: 1e-3 };

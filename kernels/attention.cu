@@ -14,6 +14,7 @@
 // Memory bound for T up to about 20.
 #include "common.cuh"
 #include "philox.cuh"
+#include "vectors.cuh"
 
 namespace {
 
@@ -76,18 +77,9 @@ template <int V, typename T> __device__ inline void read(const T *from, const Sl
 }
 
 template <int V, typename T> __device__ inline void write(T *to, const Slice &slice, const float (&x)[V]) {
-    constexpr int N = V < VECTOR<T> ? V : VECTOR<T>;
     if (slice.vectors) {
         if (slice.count != 0) {
-#pragma unroll
-            for (int part = 0; part < V; part += N) {
-                Pack<T, N> pack;
-#pragma unroll
-                for (int i = 0; i < N; ++i) {
-                    pack.v[i] = from_float<T>(x[part + i]);
-                }
-                store(to + slice.offset + part, pack);
-            }
+            store_floats<V>(to + slice.offset, x);
         }
     } else {
 #pragma unroll

@@ -25,28 +25,7 @@ template <typename T> __device__ void conv_pack(const ConvPack &p) {
 }
 KERNELS(256, conv_pack, ConvPack)
 
-KERNEL(256, conv_32_f32, ConvGemm) { conv::gemm<float, 3, 32>(p); }
-KERNEL(256, conv_64_f32, ConvGemm) { conv::gemm<float, 3, 64>(p); }
-KERNEL(256, conv_32_bf16, ConvGemm) { conv::gemm<bf16, 3, 32>(p); }
-KERNEL(256, conv_64_bf16, ConvGemm) { conv::gemm<bf16, 3, 64>(p); }
-KERNEL(256, conv_128_bf16, ConvGemm) { conv::gemm<bf16, 3, 128>(p); }
-
-template <typename T> __device__ void conv_weight_32x32(const ConvWeightGradient &p) {
-    conv::weight_gradient<T, 3, 32, 32>(p);
-}
-template <typename T> __device__ void conv_weight_32x64(const ConvWeightGradient &p) {
-    conv::weight_gradient<T, 3, 32, 64>(p);
-}
-template <typename T> __device__ void conv_weight_64x32(const ConvWeightGradient &p) {
-    conv::weight_gradient<T, 3, 64, 32>(p);
-}
-template <typename T> __device__ void conv_weight_64x64(const ConvWeightGradient &p) {
-    conv::weight_gradient<T, 3, 64, 64>(p);
-}
-KERNELS(256, conv_weight_32x32, ConvWeightGradient)
-KERNELS(256, conv_weight_32x64, ConvWeightGradient)
-KERNELS(256, conv_weight_64x32, ConvWeightGradient)
-KERNELS(256, conv_weight_64x64, ConvWeightGradient)
+CONV_KERNELS(conv, 3)
 
 // gradient [Cout, Cin, 3, 3] = sum of partials [splits, ky, kx, ci, co] over the splits. A block owns 32 neighbouring elements.
 // Bytes: the partials once.

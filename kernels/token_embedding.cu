@@ -6,34 +6,9 @@
 //
 // Most patches burn nowhere or everywhere, the rest are on the front. A patch of which more than half burns is therefore
 // taken as everything less its other pixels, so that only the front's patches cost a loop over bits.
-#include "common.cuh"
+#include "vectors.cuh"
 
 namespace {
-
-template <typename T> __device__ inline void load8(const T *from, float (&x)[8]) {
-    constexpr int N = VECTOR<T>;
-#pragma unroll
-    for (int part = 0; part < 8; part += N) {
-        const Pack<T, N> pack = load<N>(from + part);
-#pragma unroll
-        for (int i = 0; i < N; ++i) {
-            x[part + i] = to_float(pack.v[i]);
-        }
-    }
-}
-
-template <typename T> __device__ inline void store8(T *to, const float (&x)[8]) {
-    constexpr int N = VECTOR<T>;
-#pragma unroll
-    for (int part = 0; part < 8; part += N) {
-        Pack<T, N> pack;
-#pragma unroll
-        for (int i = 0; i < N; ++i) {
-            pack.v[i] = from_float<T>(x[part + i]);
-        }
-        store(to + part, pack);
-    }
-}
 
 // PE[age, i]. The angle takes double precision, and is reduced in it, since it grows to the length of the history; the sine
 // of a multiple of π then needs no reduction of its own.
@@ -86,7 +61,7 @@ template <typename T, bool PIXELS> __device__ inline void forward(const TokenEmb
     }
     float statics[8] = {};
     if (p.statics != nullptr) {
-        load8(static_cast<const T *>(p.statics) + static_cast<size_t>(row) * p.d + channel, statics);
+        load_floats<8>(static_cast<const T *>(p.statics) + static_cast<size_t>(row) * p.d + channel, statics);
     }
     const float *weight = p.weight + channel;
     const float *steps = p.steps + static_cast<size_t>(sample) * p.history * p.d + channel;
@@ -95,11 +70,11 @@ template <typename T, bool PIXELS> __device__ inline void forward(const TokenEmb
     T *y = static_cast<T *>(p.y) + static_cast<size_t>(row) * p.history * p.d + channel;
     float terms[8];
     if (!PIXELS) {
-        load8(weight, terms);
+        load_floats<8>(weight, terms);
     }
     for (unsigned t = 0; t < p.history; ++t) {
         float sum[8];
-        load8(steps, sum);
+        load_floats<8>(steps, sum);
 #pragma unroll
         for (int c = 0; c < 8; ++c) {
             sum[c] += statics[c];
@@ -118,7 +93,7 @@ template <typename T, bool PIXELS> __device__ inline void forward(const TokenEmb
             const bool most = 2 * static_cast<unsigned>(burning) > p.pixels;
             const float sign = most ? -1.0f : 1.0f;
             if (most) {
-                load8(weight + p.pixels * p.d, terms);
+                load_floats<8>(weight + p.pixels * p.d, terms);
 #pragma unroll
                 for (int c = 0; c < 8; ++c) {
                     sum[c] += terms[c];
@@ -130,7 +105,7 @@ template <typename T, bool PIXELS> __device__ inline void forward(const TokenEmb
                 unsigned long long bits = (most ? ~frame[w] : frame[w]) & full;
                 for (; bits != 0; bits &= bits - 1) {
                     const unsigned input = 64 * w + static_cast<unsigned>(__ffsll(static_cast<long long>(bits))) - 1;
-                    load8(weight + input * p.d, terms);
+                    load_floats<8>(weight + input * p.d, terms);
 #pragma unroll
                     for (int c = 0; c < 8; ++c) {
                         sum[c] += sign * terms[c];
@@ -138,7 +113,7 @@ template <typename T, bool PIXELS> __device__ inline void forward(const TokenEmb
                 }
             }
         }
-        store8(y, sum);
+        store_floats<8>(y, sum);
         y += p.d;
         steps += p.d;
         frame += static_cast<size_t>(p.patches) * p.words;
@@ -310,7 +285,7 @@ template <typename T, int INPUTS> __device__ inline void backward(const TokenEmb
             const unsigned patch = first + load_patch + 32 * k;
             if (p.dstatics != nullptr && loads && patch < p.patches) {
                 const size_t row = static_cast<size_t>(sample) * p.patches + patch;
-                store8(static_cast<T *>(p.dstatics) + row * p.d + first_channel + load_channel, statics[k]);
+                store_floats<8>(static_cast<T *>(p.dstatics) + row * p.d + first_channel + load_channel, statics[k]);
             }
         }
     }

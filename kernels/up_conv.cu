@@ -34,28 +34,7 @@ template <typename T> __device__ void up_conv_pack(const ConvPack &p) {
 }
 KERNELS(256, up_conv_pack, ConvPack)
 
-KERNEL(256, up_conv_32_f32, ConvGemm) { conv::gemm<float, 2, 32>(p); }
-KERNEL(256, up_conv_64_f32, ConvGemm) { conv::gemm<float, 2, 64>(p); }
-KERNEL(256, up_conv_32_bf16, ConvGemm) { conv::gemm<bf16, 2, 32>(p); }
-KERNEL(256, up_conv_64_bf16, ConvGemm) { conv::gemm<bf16, 2, 64>(p); }
-KERNEL(256, up_conv_128_bf16, ConvGemm) { conv::gemm<bf16, 2, 128>(p); }
-
-template <typename T> __device__ void up_conv_weight_32x32(const ConvWeightGradient &p) {
-    conv::weight_gradient<T, 2, 32, 32>(p);
-}
-template <typename T> __device__ void up_conv_weight_32x64(const ConvWeightGradient &p) {
-    conv::weight_gradient<T, 2, 32, 64>(p);
-}
-template <typename T> __device__ void up_conv_weight_64x32(const ConvWeightGradient &p) {
-    conv::weight_gradient<T, 2, 64, 32>(p);
-}
-template <typename T> __device__ void up_conv_weight_64x64(const ConvWeightGradient &p) {
-    conv::weight_gradient<T, 2, 64, 64>(p);
-}
-KERNELS(256, up_conv_weight_32x32, ConvWeightGradient)
-KERNELS(256, up_conv_weight_32x64, ConvWeightGradient)
-KERNELS(256, up_conv_weight_64x32, ConvWeightGradient)
-KERNELS(256, up_conv_weight_64x64, ConvWeightGradient)
+CONV_KERNELS(up_conv, 2)
 
 // gradient [Cin, Cout, 4, 4] = sum of partials [splits, ky, kx mod 2, kx / 2, co, ci] over the splits. A block owns 32
 // neighbouring elements. Bytes: the partials once.

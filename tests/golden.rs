@@ -1,28 +1,17 @@
-//! The golden cases through the CPU path: logits, loss, counts, every gradient and the Adam trajectories.
+//! The golden cases through the CPU path.
+
+#[path = "common/golden_cases.rs"]
+mod golden_cases;
 
 use emberformer::device::Device;
 use emberformer::tensor::DType;
-use emberformer::verify::{Check, EMBEDDED, run_case};
-
-fn check(dtype: DType) {
-    for (name, bytes) in EMBEDDED {
-        let checks = run_case(name, bytes, &Device::cpu(), dtype).unwrap();
-        for prefix in ["logits", "loss", "step_losses", "grad", "after"] {
-            let worst =
-                checks.iter().filter(|c| c.quantity.starts_with(prefix)).max_by(|a, b| a.error.total_cmp(&b.error));
-            worst.inspect(|c| println!("{name}: {} {:.1e} of {:.0e}", c.quantity, c.error, c.tolerance));
-        }
-        let failed: Vec<&Check> = checks.iter().filter(|check| !check.passes()).collect();
-        assert!(failed.is_empty(), "{name}: {failed:#?}");
-    }
-}
 
 #[test]
 fn double_precision() {
-    check(DType::F64);
+    golden_cases::check(&Device::cpu(), DType::F64);
 }
 
 #[test]
 fn single_precision() {
-    check(DType::F32);
+    golden_cases::check(&Device::cpu(), DType::F32);
 }

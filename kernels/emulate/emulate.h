@@ -107,11 +107,9 @@ template <typename T> struct SharedPtr {
     emulate::SharedRef<T> operator[](ptrdiff_t i) const {
         return emulate::SharedRef<T>(offset + static_cast<unsigned>(i * static_cast<ptrdiff_t>(sizeof(T))));
     }
-    emulate::SharedRef<T> operator*() const { return (*this)[0]; }
     SharedPtr operator+(ptrdiff_t i) const {
         return SharedPtr(offset + static_cast<unsigned>(i * static_cast<ptrdiff_t>(sizeof(T))));
     }
-    SharedPtr operator-(ptrdiff_t i) const { return *this + -i; }
     SharedPtr &operator+=(ptrdiff_t i) { return *this = *this + i; }
 };
 
@@ -181,7 +179,6 @@ template <int N, typename T> void store(SharedPtr<T> to, const Pack<T, N> &pack)
 // ---- barriers and warp collectives ----
 
 inline void __syncthreads() { emulate::sync_threads(); }
-inline void __syncwarp(unsigned mask = 0xffffffffu) { emulate::exchange("__syncwarp", mask, nullptr, 0); }
 
 namespace emulate {
 template <typename T> T from_lane(const unsigned char *slots, unsigned lane) {
@@ -199,11 +196,6 @@ template <typename T> T __shfl_xor_sync(unsigned mask, T value, int lanes) {
     const unsigned char *slots = emulate::exchange("__shfl_xor_sync", mask, &value, sizeof(value));
     return emulate::from_lane<T>(slots, (threadIdx.x % 32) ^ static_cast<unsigned>(lanes));
 }
-template <typename T> T __shfl_down_sync(unsigned mask, T value, unsigned delta) {
-    const unsigned char *slots = emulate::exchange("__shfl_down_sync", mask, &value, sizeof(value));
-    const unsigned lane = threadIdx.x % 32;
-    return emulate::from_lane<T>(slots, lane + delta < 32 ? lane + delta : lane);
-}
 template <typename T> T __shfl_up_sync(unsigned mask, T value, unsigned delta) {
     const unsigned char *slots = emulate::exchange("__shfl_up_sync", mask, &value, sizeof(value));
     const unsigned lane = threadIdx.x % 32;
@@ -217,8 +209,6 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
     }
     return ballot;
 }
-inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
-inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == 0xffffffffu; }
 
 // ---- atomics ----
 
@@ -227,13 +217,6 @@ inline int atomicAdd(int *to, int value) { return __atomic_fetch_add(to, value, 
 inline unsigned long long atomicAdd(unsigned long long *to, unsigned long long value) {
     return __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
 }
-inline unsigned atomicMax(unsigned *to, unsigned value) {
-    unsigned old = __atomic_load_n(to, __ATOMIC_RELAXED);
-    while (old < value && !__atomic_compare_exchange_n(to, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-    }
-    return old;
-}
-inline unsigned atomicOr(unsigned *to, unsigned value) { return __atomic_fetch_or(to, value, __ATOMIC_RELAXED); }
 // On shared memory; integers only, since the order of float sums would vary.
 template <typename T> T atomicAdd(SharedPtr<T> to, std::common_type_t<T> value) {
     static_assert(std::is_integral_v<T>, "sums of floats depend on their order");
@@ -250,7 +233,6 @@ template <typename T> T atomicAdd(SharedPtr<T> to, std::common_type_t<T> value) 
         &value);
     return old;
 }
-inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 // ---- arithmetic ----
 
@@ -261,20 +243,11 @@ inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __ffsll(long long x) { return __builtin_ffsll(x); }
-inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
 inline float sinpif(float x) { return static_cast<float>(std::sin(3.14159265358979323846 * x)); }
 inline float cospif(float x) { return static_cast<float>(std::cos(3.14159265358979323846 * x)); }
-inline float __logf(float x) { return std::log(x); }
-inline float __fdividef(float a, float b) { return a / b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
-inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
-inline unsigned __float_as_uint(float x) { return emulate::bits<unsigned>(x); }
-inline float __uint_as_float(unsigned x) { return emulate::bits<float>(x); }
-inline int __float_as_int(float x) { return emulate::bits<int>(x); }
-inline float __int_as_float(int x) { return emulate::bits<float>(x); }
-template <typename T> T __ldg(const T *from) { return *from; }
 template <typename T> std::enable_if_t<std::is_integral_v<T>, T> min(T a, T b) { return a < b ? a : b; }
 template <typename T> std::enable_if_t<std::is_integral_v<T>, T> max(T a, T b) { return a > b ? a : b; }
 inline float min(float a, float b) { return std::fmin(a, b); }

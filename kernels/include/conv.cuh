@@ -516,3 +516,23 @@ __device__ inline bool sum_splits(const ConvWeightSum &p, unsigned element, size
 }
 
 } // namespace conv
+
+// Declares the products of a convolution with TAPS taps a line: name_N makes tiles of N output channels,
+// name_weight_WxC of W window and C center channels.
+#define CONV_KERNELS(name, TAPS)                                                                                       \
+    KERNEL(conv::THREADS, name##_32_f32, ConvGemm) { conv::gemm<float, TAPS, 32>(p); }                                 \
+    KERNEL(conv::THREADS, name##_64_f32, ConvGemm) { conv::gemm<float, TAPS, 64>(p); }                                 \
+    KERNEL(conv::THREADS, name##_32_bf16, ConvGemm) { conv::gemm<bf16, TAPS, 32>(p); }                                 \
+    KERNEL(conv::THREADS, name##_64_bf16, ConvGemm) { conv::gemm<bf16, TAPS, 64>(p); }                                 \
+    KERNEL(conv::THREADS, name##_128_bf16, ConvGemm) { conv::gemm<bf16, TAPS, 128>(p); }                               \
+    CONV_WEIGHT_KERNELS(name, TAPS, 32, 32)                                                                            \
+    CONV_WEIGHT_KERNELS(name, TAPS, 32, 64)                                                                            \
+    CONV_WEIGHT_KERNELS(name, TAPS, 64, 32)                                                                            \
+    CONV_WEIGHT_KERNELS(name, TAPS, 64, 64)
+#define CONV_WEIGHT_KERNELS(name, TAPS, WIDE, TALL)                                                                    \
+    KERNEL(conv::THREADS, name##_weight_##WIDE##x##TALL##_f32, ConvWeightGradient) {                                   \
+        conv::weight_gradient<float, TAPS, WIDE, TALL>(p);                                                             \
+    }                                                                                                                  \
+    KERNEL(conv::THREADS, name##_weight_##WIDE##x##TALL##_bf16, ConvWeightGradient) {                                  \
+        conv::weight_gradient<bf16, TAPS, WIDE, TALL>(p);                                                              \
+    }

@@ -3,12 +3,10 @@
 use crate::cli::{print, print_json};
 use crate::config::Config;
 use crate::device::Device;
-use crate::model::{DropoutKey, EmberFormer, ForwardWork, Inputs, ModelSettings, Target};
+use crate::model::{DropoutKey, EmberFormer, ForwardWork, ModelSettings, random_batch};
 use crate::optim::Adam;
 use crate::patch::Grid;
 use crate::{Error, Result};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -172,20 +170,4 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len().is_multiple_of(2) { (values[middle - 1] + values[middle]) / 2.0 } else { values[middle] }
-}
-
-/// Random wind and terrain, and frames of which one patch in twenty burns in part.
-fn random_batch(settings: &ModelSettings, batch: usize, history: usize, grid: Grid) -> (Inputs, Target) {
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let patches = batch * grid.patches();
-    let mut values = |len: usize| (0..len).map(|_| rng.random::<f32>()).collect::<Vec<f32>>();
-    let (wind, statics) = (values(batch * history * 2), values(patches * settings.static_channels));
-    let pixels = if settings.patch == 4 { 0xffff } else { u64::MAX };
-    let mut bits = |len: usize| -> Vec<u64> {
-        (0..len).map(|_| if rng.random_bool(0.05) { rng.random::<u64>() & pixels } else { 0 }).collect()
-    };
-    let (frames, target) = (bits(patches * history * grid.words()), bits(patches * grid.words()));
-    let valid_steps = vec![true; batch * history];
-    let inputs = Inputs { batch, history, grid, frames, wind, statics, valid_steps };
-    (inputs, Target { bits: target, valid_patches: vec![true; patches] })
 }

@@ -3,11 +3,13 @@
 mod count;
 mod network;
 mod parameters;
+mod random;
 mod work;
 
 pub use crate::ops::dropout::DropoutKey;
 pub use count::ParameterCounts;
 pub use parameters::{Group, Kind, Parameter, Parameters};
+pub use random::random_batch;
 pub use work::ForwardWork;
 
 use crate::device::{Array, Device};

@@ -6,6 +6,8 @@ mod batch_norm;
 mod conv;
 mod device;
 mod dropout;
+#[path = "../common/golden_cases.rs"]
+mod golden_cases;
 mod gradient_norm;
 mod harness;
 mod linear;

@@ -1,5 +1,6 @@
 //! The whole network through the kernels: golden cases, training steps beside the CPU path, memory.
 
+use crate::golden_cases;
 use crate::harness::device;
 use emberformer::device::Device;
 use emberformer::model::{DropoutKey, EmberFormer, FireEmbedding, Inputs, ModelSettings, Target};
@@ -7,7 +8,6 @@ use emberformer::ops::loss::{LossReport, LossSettings, Thresholds};
 use emberformer::optim::{Adam, AdamSettings, LearningRates};
 use emberformer::patch::Grid;
 use emberformer::tensor::DType;
-use emberformer::verify::{Check, EMBEDDED, run_case};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -15,27 +15,14 @@ const THRESHOLDS: Thresholds = Thresholds { prediction: 0.5, target: 0.05 };
 const RATES: LearningRates = LearningRates { temporal: 1e-3, spatial: 1e-4, refinement: 1e-3 };
 const ADAM: AdamSettings = AdamSettings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-4 };
 
-fn golden(dtype: DType) {
-    for (name, bytes) in EMBEDDED {
-        let checks = run_case(name, bytes, &device(), dtype).unwrap();
-        for prefix in ["logits", "loss", "step_losses", "grad", "after"] {
-            let worst =
-                checks.iter().filter(|c| c.quantity.starts_with(prefix)).max_by(|a, b| a.error.total_cmp(&b.error));
-            worst.inspect(|c| println!("{name}: {} {:.1e} of {:.0e}", c.quantity, c.error, c.tolerance));
-        }
-        let failed: Vec<&Check> = checks.iter().filter(|check| !check.passes()).collect();
-        assert!(failed.is_empty(), "{name}: {failed:#?}");
-    }
-}
-
 #[test]
 fn golden_cases_in_float() {
-    golden(DType::F32);
+    golden_cases::check(&device(), DType::F32);
 }
 
 #[test]
 fn golden_cases_in_bf16() {
-    golden(DType::BF16);
+    golden_cases::check(&device(), DType::BF16);
 }
 
 fn settings() -> ModelSettings {

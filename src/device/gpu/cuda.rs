@@ -1,6 +1,6 @@
 //! NVIDIA GPUs through cudarc: the driver's library is probed before it is used, since cudarc panics where it is missing.
 
-use super::{Gemm, Launch, images, params};
+use super::{Gemm, Launch, MOST_SHARED, images, params};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 use cudarc::cublas::CudaBlas;
@@ -304,7 +304,10 @@ impl Cuda {
         };
         // More than 48 KiB of dynamic shared memory has to be asked for; what a launch uses is for the launch to say.
         function
-            .set_attribute(sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, MOST_SHARED)
+            .set_attribute(
+                sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                MOST_SHARED as i32,
+            )
             .map_err(|e| self.error(kernel, &e))?;
         functions.insert(kernel.to_string(), function.clone());
         Ok(function)
@@ -362,9 +365,6 @@ impl Cuda {
         .map_err(|e| self.error(&format!("matrix product {}x{}x{}", gemm.m, gemm.n, gemm.k), &e))
     }
 }
-
-/// Bytes of shared memory that a block may have on every GPU from sm_86 on.
-const MOST_SHARED: i32 = 99 * 1024;
 
 impl Memory {
     pub fn bytes(&self) -> usize {

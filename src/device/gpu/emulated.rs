@@ -1,7 +1,7 @@
 //! The emulated device: kernels compiled by the host's compiler, blocks spread over threads, every access checked
 //! (`kernels/emulate/`).
 
-use super::{Gemm, Launch};
+use super::{Gemm, Launch, MOST_SHARED};
 use crate::device::cpu::{Mat, MatMut};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -29,9 +29,6 @@ unsafe extern "C" {
         moved: *mut u64,
     ) -> bool;
 }
-
-/// Shared memory that a block may have, as on sm_86.
-const MOST_SHARED: u32 = 99 * 1024;
 
 #[derive(Default)]
 pub struct Emulated {

@@ -43,6 +43,9 @@ pub fn compiled_kernels() -> Vec<String> {
     machine_code.chain([format!("PTX of compute_{}, by nvcc {}", images::PTX, images::COMPILER)]).collect()
 }
 
+/// Bytes of shared memory that a block may have on every GPU from sm_86 on.
+const MOST_SHARED: u32 = 99 * 1024;
+
 /// A GPU, real or emulated: a handle that clones cheaply.
 #[derive(Clone)]
 pub struct Gpu(Arc<Inner>);
