@@ -636,43 +636,74 @@ SIZE(LossGradient, 80);
 
 // ---- adam ----
 
-// A stretch of a parameter with the factors of its update.
-typedef struct AdamChunk {
-    float *value;
-    const float *gradient;
-    float *first;
-    float *second;
-    unsigned long long len;
+// The factors of an update, the same for a group of parameters.
+typedef struct AdamFactors {
     float beta1;
     float beta2;
     float rest1; // 1 − beta1
     float rest2;
     float eps;
     float decay;
-    float size;       // rate / (1 − beta1^step)
-    float correction; // √(1 − beta2^step)
+    float size;          // rate / (1 − beta1^step)
+    float correction;    // √(1 − beta2^step)
+    unsigned int frozen; // 1: the group stays as it is
+} AdamFactors;
+SIZE(AdamFactors, 36);
+
+// A stretch of a parameter.
+typedef struct AdamChunk {
+    float *value;
+    const float *gradient;
+    float *first;
+    float *second;
+    unsigned long long len;
+    unsigned long long group;
 } AdamChunk;
-SIZE(AdamChunk, 72);
+SIZE(AdamChunk, 48);
 
 typedef struct Adam {
-    const AdamChunk *chunks; // one a block
+    const AdamChunk *chunks;           // one a block
+    const AdamFactors *factors;        // by group
+    const struct GradientState *state; // null: gradients are taken as they are
 } Adam;
-SIZE(Adam, 8);
+SIZE(Adam, 24);
 
 // ---- gradient_norm ----
+
+// What an update has to know of the gradients, and what becomes of a run whose numbers are no longer finite.
+typedef struct GradientState {
+    double norm;
+    unsigned long long bad; // the number, from 1, of the first batch with a norm that is not finite; 0: none
+    float factor;           // what gradients are multiplied with
+    unsigned int stopped;   // 1: nothing is updated any more
+} GradientState;
+SIZE(GradientState, 24);
 
 // A stretch of a gradient.
 typedef struct GradientChunk {
     const float *gradient;
     unsigned long long len;
+    unsigned long long group;
 } GradientChunk;
-SIZE(GradientChunk, 16);
+SIZE(GradientChunk, 24);
 
-// partials[block] = sum of squares of the block's chunk
+// partials[block] = sum of squares of the block's chunk; 0 where its group is frozen
 typedef struct GradientNorm {
     const GradientChunk *chunks; // one a block
+    const AdamFactors *factors;  // by group; null: none is frozen
     float *partials;
 } GradientNorm;
-SIZE(GradientNorm, 16);
+SIZE(GradientNorm, 24);
+
+// The norm from the partials, and the factor that brings it under the limit
+typedef struct GradientClip {
+    GradientState *state;
+    const float *partials;
+    const unsigned long long *batches; // so many batches were counted, the last one's gradients are these
+    const unsigned long long *bad;     // not 0: a batch had a loss that is not finite
+    double limit;                      // 0: none
+    unsigned long long len;            // of the partials
+} GradientClip;
+SIZE(GradientClip, 48);
 
 #endif

@@ -32,6 +32,8 @@ pub mod params {
 // SAFETY: a plain C struct of addresses and numbers without padding, as its size in params.h shows.
 unsafe impl NoUninit for params::AdamChunk {}
 // SAFETY: as above.
+unsafe impl NoUninit for params::AdamFactors {}
+// SAFETY: as above.
 unsafe impl NoUninit for params::GradientChunk {}
 
 /// What build.rs compiled for GPUs.
