@@ -248,6 +248,8 @@ inline float __expf(float x) { return std::exp(x); }
 inline float sinpif(float x) { return static_cast<float>(std::sin(3.14159265358979323846 * x)); }
 inline float cospif(float x) { return static_cast<float>(std::cos(3.14159265358979323846 * x)); }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
 template <typename T> std::enable_if_t<std::is_integral_v<T>, T> min(T a, T b) { return a < b ? a : b; }
 template <typename T> std::enable_if_t<std::is_integral_v<T>, T> max(T a, T b) { return a > b ? a : b; }
 inline float min(float a, float b) { return std::fmin(a, b); }
