@@ -1,5 +1,6 @@
 //! The network: token embedder, temporal transformer, spatial decoder and refinement decoder, strung together.
 
+mod batch;
 mod count;
 mod network;
 mod parameters;
@@ -7,6 +8,7 @@ mod random;
 mod work;
 
 pub use crate::ops::dropout::DropoutKey;
+pub use batch::{DeviceBatch, DeviceInputs, DeviceTarget};
 pub use count::ParameterCounts;
 pub use parameters::{Group, Kind, Parameter, Parameters};
 pub use random::random_batch;

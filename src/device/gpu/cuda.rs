@@ -7,8 +7,8 @@ use cudarc::cublas::CudaBlas;
 use cudarc::cublas::result::gemm_ex;
 use cudarc::cublas::sys as blas;
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
-    result, sys,
+    CudaContext, CudaEvent, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig,
+    PushKernelArg, result, sys,
 };
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// A GPU with its stream and the kernels loaded.
 pub struct Cuda {
     stream: Arc<CudaStream>,
+    /// For copies that run ahead.
+    copies: Arc<CudaStream>,
     blas: CudaBlas,
     modules: Vec<Arc<CudaModule>>,
     functions: Mutex<HashMap<String, CudaFunction>>,
@@ -33,6 +35,16 @@ pub struct Memory {
     slice: CudaSlice<u8>,
     address: u64,
 }
+
+/// Page-locked host memory.
+pub struct Pinned {
+    address: *mut u8,
+    len: usize,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: plain memory, owned; it may be freed from any thread.
+unsafe impl Send for Pinned {}
 
 /// A parameter struct as a kernel's argument.
 #[repr(transparent)]
@@ -173,7 +185,8 @@ impl Cuda {
             ));
         }
         let stream = context.new_stream().map_err(|e| fail("gives no stream", &e))?;
-        // SAFETY: all memory is used on this one stream, in order.
+        let copies = context.new_stream().map_err(|e| fail("gives no second stream", &e))?;
+        // SAFETY: all memory is used on the first stream, in order; copies that run ahead are ordered by events.
         unsafe { context.disable_event_tracking() };
         let mut modules = Vec::new();
         for (file, image) in images::IMAGES {
@@ -198,7 +211,7 @@ impl Cuda {
             .result()
             .map_err(|e| fail("cuBLAS does not start", &e))?;
         let functions = Mutex::default();
-        let cuda = Self { stream, blas, modules, functions, name, ordinal, capability, driver };
+        let cuda = Self { stream, copies, blas, modules, functions, name, ordinal, capability, driver };
         cuda.prove()?;
         Ok(cuda)
     }
@@ -207,8 +220,8 @@ impl Cuda {
     fn prove(&self) -> Result<()> {
         let fail = |e| self.error("allocation", &e);
         let [sum, term] = [self.allocate(4).map_err(fail)?, self.allocate(4).map_err(fail)?];
-        self.upload(&sum, &1.5f32.to_ne_bytes())?;
-        self.upload(&term, &2.25f32.to_ne_bytes())?;
+        self.upload(&sum, 0, &1.5f32.to_ne_bytes())?;
+        self.upload(&term, 0, &2.25f32.to_ne_bytes())?;
         let params = params::Add { to: sum.address(), from: term.address(), len: 1 };
         self.launch("add_f32", Launch::linear(1, 256), &params)?;
         let mut bytes = [0; 4];
@@ -261,14 +274,14 @@ impl Cuda {
             .map_err(|e| self.error("copy on the device", &e))
     }
 
-    pub fn upload(&self, memory: &Memory, bytes: &[u8]) -> Result<()> {
-        assert!(bytes.len() <= memory.bytes(), "{} bytes into {}", bytes.len(), memory.bytes());
+    pub fn upload(&self, memory: &Memory, offset: usize, bytes: &[u8]) -> Result<()> {
+        assert!(offset + bytes.len() <= memory.bytes(), "{} bytes at {offset} of {}", bytes.len(), memory.bytes());
         if bytes.is_empty() {
             return Ok(());
         }
         self.bind()?;
         // SAFETY: within the allocation; the driver has read pageable host memory when it returns.
-        unsafe { result::memcpy_htod_async(memory.address, bytes, self.stream.cu_stream()) }
+        unsafe { result::memcpy_htod_async(memory.address + offset as u64, bytes, self.stream.cu_stream()) }
             .map_err(|e| self.error("copy to the device", &e))
     }
 
@@ -282,6 +295,48 @@ impl Cuda {
         unsafe { result::memcpy_dtoh_async(bytes, memory.address, self.stream.cu_stream()) }
             .map_err(|e| self.error("copy from the device", &e))?;
         self.synchronize()
+    }
+
+    pub fn pinned(&self, bytes: usize) -> Result<Pinned> {
+        self.bind()?;
+        // SAFETY: the pointer is kept, freed once, and only seen as bytes after they were set.
+        let address = unsafe { result::malloc_host(bytes.max(1), 0) }
+            .map_err(|e| self.error(&format!("{bytes} bytes of page-locked host memory"), &e))?;
+        // SAFETY: the whole of an allocation.
+        unsafe { std::ptr::write_bytes(address.cast::<u8>(), 0, bytes) };
+        Ok(Pinned { address: address.cast(), len: bytes, context: self.stream.context().clone() })
+    }
+
+    pub fn event(&self) -> Result<CudaEvent> {
+        self.stream.context().new_event(None).map_err(|e| self.error("an event", &e))
+    }
+
+    /// `event` passes when all work of the kernels' stream so far is done.
+    pub fn record(&self, event: &CudaEvent) -> Result<()> {
+        event.record(&self.stream).map_err(|e| self.error("an event", &e))
+    }
+
+    /// Work of the kernels' stream from now on waits for `event`.
+    pub fn wait_for(&self, event: &CudaEvent) -> Result<()> {
+        self.stream.wait(event).map_err(|e| self.error("waiting for a copy", &e))
+    }
+
+    pub fn synchronize_event(&self, event: &CudaEvent) -> Result<()> {
+        event.synchronize().map_err(|e| self.error("waiting for a copy", &e))
+    }
+
+    /// Copies page-locked `bytes` on the second stream after `after`; `done` passes then. The bytes must stay until it does.
+    pub fn send(&self, bytes: &[u8], to: *mut c_void, after: &CudaEvent, done: &CudaEvent) -> Result<()> {
+        self.bind()?;
+        let fail = |e| self.error("copy ahead to the device", &e);
+        self.copies.wait(after).map_err(fail)?;
+        // SAFETY: within the buffer; `Sending` holds both ends until `done` has passed.
+        unsafe { result::memcpy_htod_async(to as u64, bytes, self.copies.cu_stream()) }.map_err(fail)?;
+        done.record(&self.copies).map_err(fail)
+    }
+
+    pub fn free_memory(&self) -> Result<usize> {
+        self.stream.context().mem_get_info().map(|(free, _)| free).map_err(|e| self.error("its free memory", &e))
     }
 
     pub fn synchronize(&self) -> Result<()> {
@@ -373,6 +428,26 @@ impl Memory {
 
     pub fn address(&self) -> *mut c_void {
         self.address as *mut c_void
+    }
+}
+
+impl Pinned {
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the whole of an allocation, all of it set; `&self` keeps it from being written meanwhile.
+        unsafe { std::slice::from_raw_parts(self.address, self.len) }
+    }
+
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and nobody else has it.
+        unsafe { std::slice::from_raw_parts_mut(self.address, self.len) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.context.record_err(self.context.bind_to_thread());
+        // SAFETY: this allocation, once; no copy reads it, since `Sending` waits for its own.
+        self.context.record_err(unsafe { result::free_host(self.address.cast()) });
     }
 }
 

@@ -151,9 +151,13 @@ impl Memory {
     }
 
     pub fn write(&self, bytes: &[u8]) {
-        assert!(bytes.len() <= self.bytes, "{} bytes into {}", bytes.len(), self.bytes);
+        self.write_at(0, bytes);
+    }
+
+    pub fn write_at(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.bytes, "{} bytes at {offset} of {}", bytes.len(), self.bytes);
         // SAFETY: within the allocation, which overlaps no Rust slice.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.address.cast(), bytes.len()) };
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.address.cast::<u8>().add(offset), bytes.len()) };
     }
 
     pub fn read(&self, bytes: &mut [u8]) {
@@ -168,6 +172,15 @@ impl Drop for Memory {
         // SAFETY: this allocation, once.
         unsafe { emberformer_emulate_free(self.address, self.bytes) };
     }
+}
+
+/// What the host has left, as Linux says; no limit elsewhere.
+pub fn free_memory() -> usize {
+    let kibibytes = |text: String| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()
+    };
+    std::fs::read_to_string("/proc/meminfo").ok().and_then(kibibytes).map_or(usize::MAX, |n| n.saturating_mul(1024))
 }
 
 /// The elements of a tensor of the emulated device as float.

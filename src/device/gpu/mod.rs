@@ -4,10 +4,12 @@
 //! (`kernels/include/params.h`, here in [`params`]) by value and nothing else. Everything runs in order on one stream, so a
 //! buffer may be taken again as soon as it is dropped.
 
+mod ahead;
 mod cuda;
 mod emulated;
 mod gemm;
 
+pub use ahead::{Event, Pinned, Sending};
 pub use cuda::count;
 pub use gemm::Gemm;
 
@@ -28,6 +30,8 @@ pub mod params {
 unsafe impl NoUninit for params::AdamChunk {}
 // SAFETY: as above.
 unsafe impl NoUninit for params::GradientChunk {}
+// SAFETY: as above.
+unsafe impl NoUninit for params::GatherSample {}
 
 /// What build.rs compiled for GPUs.
 pub(crate) mod images {
@@ -248,14 +252,28 @@ impl Gpu {
     /// # Errors
     /// Where memory runs out.
     pub fn upload<T: NoUninit>(&self, values: &[T]) -> Result<Buffer> {
+        let buffer = self.take(size_of_val(values))?;
+        self.write_at(&buffer, 0, values)?;
+        Ok(buffer)
+    }
+
+    /// Copies `values` into a buffer from byte `offset` on.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    ///
+    /// # Panics
+    /// If they do not fit.
+    pub fn write_at<T: NoUninit>(&self, buffer: &Buffer, offset: usize, values: &[T]) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(values);
-        let buffer = self.take(bytes.len())?;
         match (&self.0.backend, buffer.memory()) {
-            (Backend::Cuda(cuda), Memory::Cuda(memory)) => cuda.upload(memory, bytes)?,
-            (_, Memory::Emulated(memory)) => memory.write(bytes),
+            (Backend::Cuda(cuda), Memory::Cuda(memory)) => cuda.upload(memory, offset, bytes),
+            (_, Memory::Emulated(memory)) => {
+                memory.write_at(offset, bytes);
+                Ok(())
+            }
             (Backend::Emulated(_), Memory::Cuda(_)) => unreachable!("a buffer of another device"),
         }
-        Ok(buffer)
     }
 
     /// A copy of a buffer.
@@ -361,6 +379,11 @@ impl Buffer {
     /// The GPU that it belongs to.
     pub fn home(&self) -> &Gpu {
         &self.home
+    }
+
+    /// Its size.
+    pub fn bytes(&self) -> usize {
+        self.memory().bytes()
     }
 
     /// Its device address, for parameter structs.
