@@ -124,6 +124,10 @@ impl Resident {
         let turning = Turning::new(source, augment)?;
         let symmetries = symmetries(source, augment);
         let tables = tables(source, &turning, symmetries);
+        if u32::try_from(tables.wind.len() / 8).is_err() {
+            let remedy = "set data.residency to stream";
+            return Err(Error::failed("data set", "it has too many frames to number them on a GPU", remedy));
+        }
         let grid = source.grid();
         let image = grid.patches() * grid.words() * 8;
         let buffer = gpu.take(tables.bytes)?;
@@ -138,9 +142,6 @@ impl Resident {
             }
             let statics = source.statics(sequence);
             gpu.write_at(&buffer, tables.statics.start + sequence * size_of_val(statics), statics)?;
-        }
-        if u32::try_from(row.saturating_mul(symmetries as usize)).is_err() {
-            return Err(Error::failed("data set", format_args!("{row} frames are too many for a GPU"), "use fewer"));
         }
         let all = || (0..symmetries).map(Symmetry::numbered);
         let wind: Vec<[f32; 2]> = all()

@@ -1,5 +1,6 @@
 //! Batches gathered on the device are the host's, bit for bit.
 
+use crate::fires::Fires;
 use crate::harness::device;
 use emberformer::data::augment::{Augment, Symmetry};
 use emberformer::data::batch::{Batch, FrameSource, assemble};
@@ -12,74 +13,7 @@ use emberformer::model::DeviceBatch;
 use emberformer::patch::Grid;
 use emberformer::tensor::{DType, Tensor};
 use half::bf16;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
-
-/// Sequences of random frames with two aspect bands among three, some of whose patches have none.
-struct Fires {
-    grid: Grid,
-    images: Vec<[Vec<Vec<u64>>; 2]>,
-    wind: Vec<Vec<[f32; 2]>>,
-    statics: Vec<Vec<f32>>,
-    valid: Vec<bool>,
-    bands: Vec<String>,
-}
-
-impl Fires {
-    fn new(grid: Grid, lengths: &[usize]) -> Self {
-        let mut rng = ChaCha8Rng::seed_from_u64(5);
-        let mask = if grid.patch == 4 { 0xffff } else { u64::MAX };
-        let mut image = || (0..grid.patches() * grid.words()).map(|_| rng.random::<u64>() & mask).collect();
-        let images = lengths.iter().map(|n| [0, 1].map(|_| (0..*n).map(|_| image()).collect())).collect();
-        let mut number = || rng.random::<f32>();
-        let wind = lengths.iter().map(|n| (0..*n).map(|_| [number(), number()]).collect()).collect();
-        let statics =
-            lengths.iter().map(|_| (0..grid.patches() * 3).map(|_| 1.25 * number() - 0.25).collect()).collect();
-        let valid = (0..grid.patches()).map(|n| n % grid.cols + 1 < grid.cols && n < 2 * grid.cols).collect();
-        let bands = ["aspect", "fuel", "slope aspect"].map(str::to_owned).into();
-        Self { grid, images, wind, statics, valid, bands }
-    }
-}
-
-impl FrameSource for Fires {
-    fn grid(&self) -> Grid {
-        self.grid
-    }
-    fn sequences(&self) -> usize {
-        self.images.len()
-    }
-    fn id(&self, _sequence: usize) -> &str {
-        "fire"
-    }
-    fn frames(&self, sequence: usize) -> usize {
-        self.wind[sequence].len()
-    }
-    fn frame(&self, sequence: usize, t: usize) -> &[u64] {
-        &self.images[sequence][0][t]
-    }
-    fn isochrone(&self, sequence: usize, t: usize) -> &[u64] {
-        &self.images[sequence][1][t]
-    }
-    fn wind(&self, sequence: usize) -> &[[f32; 2]] {
-        &self.wind[sequence]
-    }
-    fn statics(&self, sequence: usize) -> &[f32] {
-        &self.statics[sequence]
-    }
-    fn valid_patches(&self) -> &[bool] {
-        &self.valid
-    }
-    fn band_names(&self) -> &[String] {
-        &self.bands
-    }
-    fn band_range(&self, band: usize) -> [f32; 2] {
-        [0.0, if band == 0 { 360.0 } else { 333.0 }]
-    }
-    fn direction_range(&self) -> [f32; 2] {
-        [12.0, 341.0]
-    }
-}
 
 fn gpu() -> Gpu {
     match device() {
@@ -150,7 +84,7 @@ fn fed(gpu: &Gpu, fires: &Fires, placement: &Placement, order: &Order, dtype: DT
         while let Some(next) = feed.next().unwrap() {
             assert_eq!((&next.samples, &next.batch), (&order.batches[batches.len()], &None));
             let shape = (next.samples.len(), next.history);
-            let mut batch = DeviceBatch::uninitialized(gpu, dtype, fires.grid, 3, shape).unwrap();
+            let mut batch = DeviceBatch::uninitialized(gpu, dtype, fires.grid(), 3, shape).unwrap();
             feed.fill(&mut batch).unwrap();
             batches.push(bits(gpu, &batch));
         }
@@ -202,7 +136,7 @@ fn check(gpu: &Gpu, fires: &Fires, order: &Order) {
             .collect();
         for residency in [Residency::Device, Residency::Stream] {
             let placement = Placement::new(&device, fires, &order.augment, settings(residency)).unwrap();
-            let name = format!("{:?}, {:?}, {dtype:?}, {residency:?}", fires.grid, order.augment);
+            let name = format!("{:?}, {:?}, {dtype:?}, {residency:?}", fires.grid(), order.augment);
             for reversed in [false, true] {
                 gpu.reverse_threads(reversed);
                 let ours = fed(gpu, fires, &placement, order, dtype);
@@ -277,7 +211,7 @@ fn a_stream_may_be_left_at_any_point() {
                 // Some are announced and never filled.
                 if (i + 1) % every == 0 {
                     let shape = (2, next.history);
-                    let mut batch = DeviceBatch::uninitialized(&gpu, DType::F32, fires.grid, 3, shape).unwrap();
+                    let mut batch = DeviceBatch::uninitialized(&gpu, DType::F32, fires.grid(), 3, shape).unwrap();
                     feed.fill(&mut batch).unwrap();
                     assert!(bits(&gpu, &batch) == all[i]);
                 }
