@@ -318,7 +318,7 @@ impl<'a> Stream<'a> {
         turning: Arc<Turning>,
     ) -> Result<Self> {
         let (grid, channels) = (source.grid(), source.band_names().len());
-        let bytes = plans.iter().map(|plan| plan.tables(grid, channels, &turning).bytes).max().unwrap_or(0);
+        let bytes = plans.iter().map(|plan| plan.tables(grid, channels, &turning).bytes).max().unwrap_or(1);
         let staging = [Arc::new(gpu.take(bytes)?), Arc::new(gpu.take(bytes)?)];
         let gathered = [gpu.event()?, gpu.event()?];
         // What had the memory before may still be reading it.

@@ -202,6 +202,8 @@ fn a_stream_may_be_left_at_any_point() {
     let batches = (0..8).map(|k| vec![sample((0, k)), sample((1, 7 - k))]).collect();
     let order = Order { batches, max_seq_len: 9, augment: d4(), key: (1, 1) };
     let all = fed(&gpu, &fires, &placement, &order, DType::F32);
+    let none = Order { batches: vec![], ..order.clone() };
+    assert!(fed(&gpu, &fires, &placement, &none, DType::F32).is_empty());
     let before = gpu.memory().0;
     for (announced, every) in [(0, 1), (1, 1), (5, 1), (5, 2), (8, 3)] {
         std::thread::scope(|scope| {
