@@ -241,6 +241,13 @@ inline unsigned __umulhi(unsigned a, unsigned b) {
 }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
+inline unsigned long long __brevll(unsigned long long x) {
+    unsigned long long reversed = 0;
+    for (int i = 0; i < 64; ++i) {
+        reversed |= (x >> i & 1) << (63 - i);
+    }
+    return reversed;
+}
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __ffsll(long long x) { return __builtin_ffsll(x); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }

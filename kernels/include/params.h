@@ -744,4 +744,51 @@ typedef struct GradientClip {
 } GradientClip;
 SIZE(GradientClip, 48);
 
+// ---- gather ----
+
+// A sample by its rows in the tables of the data set.
+typedef struct GatherSample {
+    unsigned int frame;     // of the history's first frame; the others follow
+    unsigned int isochrone; // of the target
+    unsigned int wind;      // of the history's first frame, turned; the others follow
+    unsigned int statics;
+    unsigned int aspects;  // turned
+    unsigned int history;  // frames
+    unsigned int symmetry; // 1 where mirrored, then 2 where turned by a half, 4 by a quarter
+} GatherSample;
+SIZE(GatherSample, 28);
+
+// The data set, or what a batch needs of it.
+typedef struct GatherSet {
+    const unsigned long long *frames;     // [.., N, words]
+    const unsigned long long *isochrones; // [.., N, words]
+    const float *wind;                    // [.., 2]
+    const float *statics;                 // [.., N, channels]
+    const float *aspects;                 // [.., N, aspect_bands]
+    const int *aspect_of;                 // [channels]: which of the aspects a band is; negative: none
+    const unsigned char *valid_patches;   // [N]
+} GatherSet;
+SIZE(GatherSet, 56);
+
+typedef struct Gather {
+    GatherSet set;
+    const GatherSample *samples; // [batch]
+    unsigned long long *frames;  // [batch, history, N, words]
+    unsigned long long *last;    // [batch, N, words]
+    unsigned long long *target;  // [batch, N, words]
+    void *wind;                  // [batch·history, 2]
+    void *statics;               // [batch·N, channels]
+    unsigned char *valid_steps;  // [batch, history]
+    unsigned int *ages;          // [batch, history]
+    unsigned char *valid_patches; // [batch, N]
+    unsigned int batch;
+    unsigned int history;
+    unsigned int rows; // of the patch grid
+    unsigned int cols;
+    unsigned int patch; // 4, 8 or 16
+    unsigned int channels;
+    unsigned int aspect_bands;
+} Gather;
+SIZE(Gather, 160);
+
 #endif

@@ -37,6 +37,14 @@ impl<T: NoUninit> Array<T> {
         Ok(Self::Gpu(Arc::new(gpu.upload(values)?), values.len()))
     }
 
+    /// Room for `len` elements on a GPU, which a kernel is to write.
+    ///
+    /// # Errors
+    /// Where the device's memory runs out.
+    pub fn uninitialized(gpu: &Gpu, len: usize) -> Result<Self> {
+        Ok(Self::Gpu(Arc::new(gpu.take(len * size_of::<T>())?), len))
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         match self {

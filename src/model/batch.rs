@@ -2,6 +2,7 @@
 
 use super::{Inputs, Target};
 use crate::Result;
+use crate::device::gpu::Gpu;
 use crate::device::{Array, Device};
 use crate::ops::batch_norm::MaskBits;
 use crate::ops::loss::Comparison;
@@ -91,6 +92,34 @@ impl DeviceTarget {
 }
 
 impl DeviceBatch {
+    /// Room on a GPU for `batch` histories of up to `history` steps, its content arbitrary.
+    ///
+    /// # Errors
+    /// Where the device's memory runs out.
+    pub fn uninitialized(
+        gpu: &Gpu,
+        dtype: DType,
+        grid: Grid,
+        channels: usize,
+        (batch, history): (usize, usize),
+    ) -> Result<Self> {
+        let (patches, words) = (batch * grid.patches(), grid.words());
+        let inputs = DeviceInputs {
+            batch,
+            history,
+            grid,
+            frames: Array::uninitialized(gpu, patches * history * words)?,
+            wind: gpu.tensor(dtype, &[batch * history, 2])?,
+            statics: gpu.tensor(dtype, &[patches, channels])?,
+            valid_steps: Array::uninitialized(gpu, batch * history)?,
+            ages: Array::uninitialized(gpu, batch * history)?,
+            last: MaskBits { grid, bits: Array::uninitialized(gpu, patches * words)? },
+        };
+        let mask = MaskBits { grid, bits: Array::uninitialized(gpu, patches * words)? };
+        let target = DeviceTarget { mask, valid_patches: Array::uninitialized(gpu, patches)? };
+        Ok(Self { inputs, target })
+    }
+
     /// What the loss compares logits with.
     pub fn comparison(&self, training: bool) -> Comparison {
         Comparison {

@@ -6,6 +6,9 @@ mod batch_norm;
 mod conv;
 mod device;
 mod dropout;
+#[path = "../common/fires.rs"]
+mod fires;
+mod gather;
 #[path = "../common/golden_cases.rs"]
 mod golden_cases;
 mod gradient_norm;

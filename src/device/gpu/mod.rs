@@ -4,11 +4,13 @@
 //! (`kernels/include/params.h`, here in [`params`]) by value and nothing else. Everything runs in order on one stream, so a
 //! buffer may be taken again as soon as it is dropped.
 
+mod ahead;
 mod cuda;
 mod emulated;
 mod gemm;
 mod graph;
 
+pub use ahead::{Event, Pinned, Sending};
 pub use cuda::count;
 pub use gemm::Gemm;
 pub use graph::{Graph, Plan};
@@ -35,6 +37,8 @@ unsafe impl NoUninit for params::AdamChunk {}
 unsafe impl NoUninit for params::AdamFactors {}
 // SAFETY: as above.
 unsafe impl NoUninit for params::GradientChunk {}
+// SAFETY: as above.
+unsafe impl NoUninit for params::GatherSample {}
 
 /// What build.rs compiled for GPUs.
 pub(crate) mod images {
@@ -305,10 +309,18 @@ impl Gpu {
     /// # Errors
     /// What the driver reports; within a captured step, which must not depend on the host.
     pub fn write<T: NoUninit>(&self, buffer: &Buffer, values: &[T]) -> Result<()> {
+        self.write_at(buffer, 0, values)
+    }
+
+    /// Copies `values` into a buffer from byte `offset` on.
+    ///
+    /// # Errors
+    /// As [`Gpu::write`].
+    pub fn write_at<T: NoUninit>(&self, buffer: &Buffer, offset: usize, values: &[T]) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(values);
-        assert!(bytes.len() <= buffer.bytes(), "{} bytes into {}", bytes.len(), buffer.bytes());
+        assert!(offset + bytes.len() <= buffer.bytes(), "{} bytes at {offset} of {}", bytes.len(), buffer.bytes());
         self.mode().check_host_access(self)?;
-        self.write_bytes(buffer.address(), bytes)
+        self.write_bytes(buffer.address().wrapping_byte_add(offset), bytes)
     }
 
     fn write_bytes(&self, address: *mut c_void, bytes: &[u8]) -> Result<()> {
