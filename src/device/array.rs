@@ -58,6 +58,20 @@ impl<T: NoUninit> Array<T> {
         self.len() == 0
     }
 
+    /// Copies the elements of `from` to where these lie on a GPU.
+    ///
+    /// # Errors
+    /// What the device reports.
+    ///
+    /// # Panics
+    /// If either is on the host.
+    pub(crate) fn copy_from(&self, gpu: &Gpu, from: &Self) -> Result<()> {
+        match (self, from) {
+            (Self::Gpu(to, _), Self::Gpu(from, _)) => gpu.copy(from, to),
+            _ => panic!("an array in host memory given to a GPU"),
+        }
+    }
+
     /// The elements, for the ops of the CPU.
     ///
     /// # Panics

@@ -120,6 +120,21 @@ impl DeviceBatch {
         Ok(Self { inputs, target })
     }
 
+    /// Copies a batch of the same shape, which has been checked, to where this one lies on a GPU.
+    pub(crate) fn overwrite(&self, gpu: &Gpu, inputs: &Inputs, target: &Target) -> Result<()> {
+        let device = Device::Gpu(gpu.clone());
+        let from = DeviceInputs::new(&device, self.inputs.wind.dtype(), inputs)?;
+        let from = Self { inputs: from, target: DeviceTarget::new(&device, inputs.grid, target)? };
+        self.inputs.frames.copy_from(gpu, &from.inputs.frames)?;
+        self.inputs.wind.copy_from(gpu, &from.inputs.wind)?;
+        self.inputs.statics.copy_from(gpu, &from.inputs.statics)?;
+        self.inputs.valid_steps.copy_from(gpu, &from.inputs.valid_steps)?;
+        self.inputs.ages.copy_from(gpu, &from.inputs.ages)?;
+        self.inputs.last.bits.copy_from(gpu, &from.inputs.last.bits)?;
+        self.target.mask.bits.copy_from(gpu, &from.target.mask.bits)?;
+        self.target.valid_patches.copy_from(gpu, &from.target.valid_patches)
+    }
+
     /// What the loss compares logits with.
     pub fn comparison(&self, training: bool) -> Comparison {
         Comparison {

@@ -136,7 +136,8 @@ impl Observer for Tracker {
             self.metrics_line(row)?;
         }
         let what = format!("epoch {}/{}", step.epoch + 1, self.epochs);
-        self.console.progress(&what, step.position, self.steps_per_epoch, &format!("loss {:.4}", step.loss));
+        let loss = step.loss.map_or_else(String::new, |loss| format!("loss {loss:.4}"));
+        self.console.progress(&what, step.position, self.steps_per_epoch, &loss);
         Ok(())
     }
 

@@ -78,12 +78,19 @@ impl LossBuffers {
         Ok(LossTotals { samples: counts[0], batches: counts[1], sums, first_bad: counts[2].checked_sub(1) })
     }
 
-    /// Forgets the totals, in order with what is launched.
+    /// Empties the totals, in order with what is launched; the sum of losses times samples goes on from `loss`.
     ///
     /// # Errors
     /// What the driver reports.
-    pub fn reset(&self) -> Result<()> {
-        self.gpu.fill_zero(&self.totals)
+    pub fn reset(&self, loss: f64) -> Result<()> {
+        let mut words = vec![0; TOTALS];
+        words[OUTPUT - 1] = loss.to_bits(); // the last of the terms
+        self.gpu.write(&self.totals, &words)
+    }
+
+    /// Where the number of batches and that of the first bad one, from 1, lie.
+    pub(in crate::ops) fn counters(&self) -> [*const u64; 2] {
+        [1, 2].map(|i| self.totals.address().cast_const().cast::<u64>().wrapping_add(OUTPUT + i))
     }
 }
 
