@@ -36,7 +36,7 @@ pub enum Placement {
     /// On the host, where the ops of the CPU read it.
     Host,
     /// In a GPU's memory.
-    Resident(Resident),
+    Resident(Box<Resident>),
     /// On the host, sent to the GPU ahead of each step; so many bytes in all.
     Stream(Gpu, usize),
 }
@@ -76,7 +76,7 @@ impl Placement {
             }
         };
         Ok(if resident {
-            Self::Resident(Resident::new(gpu, source, augment)?)
+            Self::Resident(Box::new(Resident::new(gpu, source, augment)?))
         } else {
             Self::Stream(gpu.clone(), bytes)
         })

@@ -70,7 +70,7 @@ struct Inner {
 }
 
 enum Backend {
-    Cuda(Cuda),
+    Cuda(Box<Cuda>),
     Emulated(Emulated),
 }
 
@@ -130,7 +130,7 @@ impl Gpu {
     /// # Errors
     /// One line that says what is missing: compiled kernels, the driver, the device, a matching image.
     pub fn cuda(ordinal: u32) -> Result<Self> {
-        Ok(Self::of(Backend::Cuda(Cuda::new(ordinal)?)))
+        Ok(Self::of(Backend::Cuda(Box::new(Cuda::new(ordinal)?))))
     }
 
     /// The host running the same kernels, checked: for tests.
