@@ -266,7 +266,7 @@ mod tests {
         first.start(&start(0)).unwrap();
         for step in 1..=3 {
             let row = row(step);
-            first.step(&Step { step, epoch: 0, position: step, loss: 0.5, row: Some(&row) }).unwrap();
+            first.step(&Step { step, epoch: 0, position: step, loss: Some(0.5), row: Some(&row) }).unwrap();
         }
         assert!(tracker(runs.path(), true).err().unwrap().to_string().contains("another process"));
         drop(first);

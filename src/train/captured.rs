@@ -57,12 +57,7 @@ impl Captured {
     ///
     /// # Errors
     /// Where memory runs out.
-    pub fn new(
-        gpu: &Gpu,
-        loss: &LossSettings,
-        thresholds: &Thresholds,
-        grad_clip: Option<f64>,
-    ) -> Result<Self> {
+    pub fn new(gpu: &Gpu, loss: &LossSettings, thresholds: &Thresholds, grad_clip: Option<f64>) -> Result<Self> {
         Ok(Self {
             gpu: gpu.clone(),
             fixed: Fixed { loss: *loss, thresholds: *thresholds, grad_clip },
@@ -137,20 +132,18 @@ impl Captured {
         fill: impl FnOnce(&mut DeviceBatch) -> Result<()>,
     ) -> Result<()> {
         let Some(recorded) = self.recorded.get_mut(&(shape, training)) else {
-            return Err(Error::failed(self.gpu.describe(), "a step was not recorded", "this is a bug; please report it"));
+            return Err(Error::failed(
+                self.gpu.describe(),
+                "a step was not recorded",
+                "this is a bug; please report it",
+            ));
         };
         fill(&mut recorded.batch)?;
         self.gpu.replay(&recorded.graph)
     }
 
     /// Records a step, or without `adam` an evaluation.
-    fn record(
-        &mut self,
-        model: &mut EmberFormer,
-        adam: Option<&Adam>,
-        shape: Shape,
-        key: DropoutKey,
-    ) -> Result<()> {
+    fn record(&mut self, model: &mut EmberFormer, adam: Option<&Adam>, shape: Shape, key: DropoutKey) -> Result<()> {
         let gpu = self.gpu.clone();
         let Shape { batch, history, grid } = shape;
         model.check_history(history)?;
@@ -167,13 +160,7 @@ impl Captured {
         Ok(())
     }
 
-    fn launch(
-        &self,
-        model: &mut EmberFormer,
-        adam: Option<&Adam>,
-        batch: &DeviceBatch,
-        key: DropoutKey,
-    ) -> Result<()> {
+    fn launch(&self, model: &mut EmberFormer, adam: Option<&Adam>, batch: &DeviceBatch, key: DropoutKey) -> Result<()> {
         let Some(adam) = adam else { return model.launch_evaluation(batch, &self.fixed.loss, &self.evaluation) };
         model.launch_training(batch, &self.fixed.loss, key, &self.training)?;
         adam.launch(&self.gpu, model.parameters(), &self.factors, &self.training, &self.state)

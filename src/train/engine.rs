@@ -78,9 +78,8 @@ impl Engine {
         let Self { model, adam, .. } = self;
         let (samples, history) = input.size();
         let done = match input {
-            Input::Host(batch) => captured.train(model, adam, shape(batch), settings, |to| {
-                to.overwrite(gpu, &batch.inputs, &batch.target)
-            }),
+            Input::Host(batch) => captured
+                .train(model, adam, shape(batch), settings, |to| to.overwrite(gpu, &batch.inputs, &batch.target)),
             Input::Device { grid, fill, .. } => {
                 captured.train(model, adam, Shape { batch: samples, history, grid }, settings, fill)
             }

@@ -2,7 +2,8 @@ use crate::harness::{compare, device};
 use emberformer::device::{Array, Device};
 use emberformer::ops::batch_norm::MaskBits;
 use emberformer::ops::loss::{
-    BINS, Comparison, LossBuffers, LossReport, LossSettings, PosWeight, Thresholds, segmentation_loss, segmentation_loss_on,
+    BINS, Comparison, LossBuffers, LossReport, LossSettings, PosWeight, Thresholds, segmentation_loss,
+    segmentation_loss_on,
 };
 use emberformer::patch::Grid;
 use emberformer::tape::{Tape, Var};
@@ -233,7 +234,7 @@ fn totals_are_what_the_host_would_add_up() {
             (expected.totals.counts, expected.totals.growth, expected.totals.copy_last)
         );
         assert!(sums.histogram == expected.histogram && sums.growth_histogram == expected.growth_histogram);
-        buffers.reset().unwrap();
+        buffers.reset(0.0).unwrap();
     }
     let empty = buffers.totals().unwrap();
     assert_eq!((empty.batches, empty.samples, empty.sums.loss, empty.sums.counts.tn), (0, 0, 0.0, 0));
@@ -259,7 +260,7 @@ fn the_first_loss_that_is_not_finite_is_remembered() {
             assert!(!buffers.report().unwrap().loss.is_finite());
             let totals = buffers.totals().unwrap();
             assert_eq!((totals.batches, totals.first_bad), (5, Some(2)), "{bad_logit} in {settings:?}");
-            buffers.reset().unwrap();
+            buffers.reset(0.0).unwrap();
             assert_eq!(buffers.totals().unwrap().first_bad, None);
         }
     }

@@ -3,6 +3,7 @@
 mod adam;
 mod attention;
 mod batch_norm;
+mod captured;
 mod conv;
 mod device;
 mod dropout;

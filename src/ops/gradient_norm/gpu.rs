@@ -89,11 +89,7 @@ pub fn squares(gpu: &Gpu, gradients: &[&Tensor]) -> Result<f64> {
     Ok(gpu.download::<f32>(&partials, len)?.into_iter().map(f64::from).sum())
 }
 
-fn launch(
-    gpu: &Gpu,
-    gradients: &[(&Tensor, usize)],
-    factors: *const params::AdamFactors,
-) -> Result<(Buffer, usize)> {
+fn launch(gpu: &Gpu, gradients: &[(&Tensor, usize)], factors: *const params::AdamFactors) -> Result<(Buffer, usize)> {
     let mut chunks = Vec::new();
     for (gradient, group) in gradients {
         assert_eq!(gradient.dtype(), DType::F32, "gradients of parameters are float");
