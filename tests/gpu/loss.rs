@@ -2,7 +2,8 @@ use crate::harness::{compare, device};
 use emberformer::device::{Array, Device};
 use emberformer::ops::batch_norm::MaskBits;
 use emberformer::ops::loss::{
-    BINS, Comparison, LossBuffers, LossReport, LossSettings, PosWeight, Thresholds, segmentation_loss, segmentation_loss_on,
+    BINS, Comparison, LossBuffers, LossReport, LossSettings, PosWeight, Thresholds, segmentation_loss,
+    segmentation_loss_on,
 };
 use emberformer::patch::Grid;
 use emberformer::tape::{Tape, Var};

@@ -31,15 +31,9 @@ fn leaves(c: &mut Checker, map: Map, offset: f64, masks: usize) -> Vec<Input> {
 #[test]
 fn logits_of_raw_maps() {
     let mut c = Checker::new(26);
-    for (batch, height, width, channels) in [
-        (1, 3, 5, 8),
-        (2, 17, 9, 24),
-        (1, 61, 33, 32),
-        (2, 13, 11, 64),
-        (1, 9, 7, 33),
-        (1, 5, 4, 264),
-        (3, 70, 41, 5),
-    ] {
+    for (batch, height, width, channels) in
+        [(1, 3, 5, 8), (2, 17, 9, 24), (1, 61, 33, 32), (2, 13, 11, 64), (1, 9, 7, 33), (1, 5, 4, 264), (3, 70, 41, 5)]
+    {
         let inputs = leaves(&mut c, Map { batch, height, width, channels, halo: 1 }, 0.1, 0);
         for of_batch in [true, false] {
             let name = format!("output_conv of {channels} channels, batch statistics {of_batch}");
