@@ -10,6 +10,7 @@ pub mod batch_norm;
 mod columns;
 pub mod conv;
 pub mod dropout;
+pub mod feed_forward;
 pub mod gradient_norm;
 pub mod linear;
 pub mod loss;

@@ -6,6 +6,7 @@ mod batch_norm;
 mod conv;
 mod device;
 mod dropout;
+mod feed_forward;
 #[path = "../common/golden_cases.rs"]
 mod golden_cases;
 mod gradient_norm;
