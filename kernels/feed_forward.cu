@@ -210,8 +210,7 @@ struct Places {
     // n, then ds, then dx; two, since a tile's dx leaves while the next one's n is at work.
     __device__ Tile<64> ds(unsigned parity) const { return {4 * D * hidden + (2 + parity) * TILE}; }
     __device__ unsigned rstd() const { return 4 * D * hidden + 4 * TILE; }
-    __device__ unsigned masks() const { return rstd() + 4 * ROWS; }               // [32, hidden / 32], a bit a hidden unit
-    __device__ Tile<ROWS> dp() const { return {masks() + 4 * hidden}; }           // [hidden, 32]
+    __device__ Tile<ROWS> dp() const { return {rstd() + 4 * ROWS}; } // [hidden, 32]
     __device__ SharedPtr<float> columns() const { return shared_memory<float>(dp().base); } // afterwards
 };
 
@@ -271,6 +270,21 @@ KERNEL_RESIDENT(256, 1, feed_forward_backward_bf16, FeedForwardBackward) {
     float db2[2] = {}, dgamma[2] = {}, dbeta[2] = {}; // of columns 2·lane and the next, over the rows that the warp takes
     const Pack<float, 2> gamma = load<2>(p.gamma + 2 * lane);
 
+    // Which of the warp's hidden units stay: those of row `lane` of the tile. Half of the warps draw before the barrier that
+    // begins a tile's products, half behind it, so that of two warps that share a tensor core one multiplies while the
+    // other computes GELU.
+    const bool early = 2 * warp < warps;
+    const auto draw = [&](unsigned tile) {
+        const unsigned long long row = static_cast<unsigned long long>(tile) * ROWS + lane;
+        unsigned bits = 0;
+#pragma unroll 1
+        for (unsigned i = 0; i < 4; ++i) {
+            bits |= kept_bits(p.inner, row * p.hidden + 32 * warp + 8 * i) << 8 * i;
+        }
+        return bits;
+    };
+    unsigned hidden_bits = early ? draw(blockIdx.x) : 0;
+
     unsigned parity = 0;
     for (unsigned tile = blockIdx.x; tile < tiles; tile += gridDim.x, parity ^= 1) {
         const unsigned long long first = static_cast<unsigned long long>(tile) * ROWS;
@@ -279,16 +293,6 @@ KERNEL_RESIDENT(256, 1, feed_forward_backward_bf16, FeedForwardBackward) {
         __syncthreads(); // the tile is there, and all of the last one's dx
         if (tile != blockIdx.x) {
             store_dx(p, places, tile - gridDim.x, parity ^ 1);
-        }
-        {
-            // Which elements of the hidden rows stay: a word a thread.
-            const unsigned row = threadIdx.x / warps, word = threadIdx.x % warps;
-            unsigned bits = 0;
-#pragma unroll
-            for (unsigned i = 0; i < 4; ++i) {
-                bits |= kept_bits(p.inner, (first + row) * p.hidden + 32 * word + 8 * i) << 8 * i;
-            }
-            shared_memory<unsigned>(places.masks())[threadIdx.x] = bits;
         }
         for (unsigned four = 4 * warp; four < ROWS; four += 4 * warps) { // four rows of layer norm
             // A quad's lanes draw eight elements of one row each.
@@ -332,6 +336,9 @@ KERNEL_RESIDENT(256, 1, feed_forward_backward_bf16, FeedForwardBackward) {
             }
         }
         __syncthreads();
+        if (!early) {
+            hidden_bits = draw(tile);
+        }
 
         float bias[2][2]; // of rows g and g + 8
 #pragma unroll
@@ -361,9 +368,9 @@ KERNEL_RESIDENT(256, 1, feed_forward_backward_bf16, FeedForwardBackward) {
             }
 #pragma unroll
             for (int n = 0; n < 2; ++n) {
-                const unsigned row = 16 * k + 8 * n + 2 * t;
-                SharedPtr<unsigned> masks = shared_memory<unsigned>(places.masks());
-                const unsigned kept[2] = {masks[row * warps + warp] >> g, masks[(row + 1) * warps + warp] >> g};
+                const int row = static_cast<int>(16 * k + 8 * n + 2 * t);
+                const unsigned kept[2] = {__shfl_sync(0xffffffffu, hidden_bits, row) >> g,
+                                          __shfl_sync(0xffffffffu, hidden_bits, row + 1) >> g};
 #pragma unroll
                 for (int m = 0; m < 2; ++m) {
 #pragma unroll
@@ -405,6 +412,9 @@ KERNEL_RESIDENT(256, 1, feed_forward_backward_bf16, FeedForwardBackward) {
                     mma_bf16(dw1[m][2 * n + 1], dp[m], b[1]);
                 }
             }
+        }
+        if (early) {
+            hidden_bits = draw(tile + gridDim.x);
         }
         __syncthreads(); // dp is there, x and df are free
         if (tile + gridDim.x < tiles) {

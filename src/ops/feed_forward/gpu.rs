@@ -81,8 +81,8 @@ pub fn feed_forward(tape: &mut Tape, gpu: &Gpu, x: &Var, layer: &Layer<'_>) -> R
             inner,
             outer,
         };
-        // Both weights, four tiles of 64 features with rstd, the masks and a tile of hidden units.
-        let shared = 256 * hidden + 4 * 2 * TILE * D + 4 * TILE + 4 * hidden + 2 * TILE * hidden;
+        // Both weights, four tiles of 64 features with rstd, and one of hidden units.
+        let shared = 256 * hidden + 4 * 2 * TILE * D + 4 * TILE + 2 * TILE * hidden;
         let launch = Launch { shared: shared as u32, ..Launch::linear(blocks, hidden as u32) };
         gpu.launch_for("feed_forward_backward", DType::BF16, launch, &backward)?;
 
