@@ -1,9 +1,9 @@
 // The feed-forward half of a transformer's layer in one kernel forward and one backward, bf16, 64 features:
 // y = layer_norm(s)·γ + β with s = x + drop(h·W2ᵀ + b2) and h = drop(gelu(x·W1ᵀ + b1)).
 //
-// x, y, dx, dy, normalized [rows, 64]; W1 [hidden, 64], W2 [64, hidden] in bf16; biases, γ, β float. The hidden rows never
-// leave a multiprocessor. The forward leaves n = (s − mean(s))·rstd(s) and rstd for the backward: 132 bytes a row, which
-// save it two of seven products and a second pass over the hidden units, far more than they cost.
+// x, y, dx, dy, normalized [rows, 64]; W1 [hidden, 64], W2 [64, hidden], which feed_forward_pack rounds to bf16; biases, γ, β
+// float. The hidden rows never leave a multiprocessor. The forward leaves n = (s − mean(s))·rstd(s) and rstd for the backward:
+// 132 bytes a row, which save it two of seven products and a second pass over the hidden units, far more than they cost.
 //
 // Forward. A block of 16 warps keeps both weights in shared memory, and each of its warps walks over tiles of 16 rows on its
 // own, without a barrier: while one waits for memory another computes GELU and a third multiplies. Rows of tokens pass from
@@ -13,17 +13,17 @@
 // 16-byte vectors, a run is one Philox counter, and so are W's fragments, read from rows as they are.
 //
 // Backward. With g = dy·γ: ds = (g − mean(g) − n·mean(g·n))·rstd, df = drop(ds), dh = df·W2, dp = drop(dh)·gelu'(p) of
-// p = x·W1ᵀ + b1, dx = ds + dp·W1, dW2 = dfᵀ·h, dW1 = dpᵀ·x. A block walks over tiles of 32 rows; a warp owns 32 hidden units,
-// whose two weight gradients stay in its registers (128 a thread) over all tiles. It computes pᵀ and dhᵀ, hidden units as rows:
-// hᵀ and dpᵀ are then the left operands of the weight gradients as they are, and only dpᵀ goes to shared memory, for dx, where
-// the warps share out the features. The number of blocks is fixed (one for each multiprocessor of an RTX A6000), so that sums
+// p = x·W1ᵀ + b1, dx = ds + dp·W1, dW2 = dfᵀ·h, dW1 = dpᵀ·x. A block walks over tiles of 32 rows; a warp owns 32 hidden
+// units, whose two weight gradients stay in its registers (128 a thread) over all tiles. It computes pᵀ and dhᵀ, hidden units
+// as rows: hᵀ and dpᵀ are then the left operands of the weight gradients as they are, and only dpᵀ goes to shared memory, for
+// dx, where the warps share out the features. The number of blocks is fixed (one for each multiprocessor of an RTX A6000), so that sums
 // do not depend on the GPU; feed_forward_sum adds up the blocks' gradients in their order.
 //
-// Bytes a row: forward 388 (256 where no backward follows), backward 516 and 256·hidden·4 / tiles; operations: 4·64·hidden
-// forward, 10·64·hidden backward, beside some 50 and 70 a hidden unit for GELU and Philox. At 256 hidden units and 240,000 rows
-// on an RTX A6000 that is 0.12 ms of memory, 0.10 ms of products and 0.16 ms of instructions forward; 0.2, 0.25 and 0.22
-// backward. Shared memory: 260·hidden bytes forward, 324·hidden + 16.5 KB (97 KB at 256) backward; one block a
-// multiprocessor, of 512 and `hidden` threads.
+// Bytes a row: forward 388 (256 where no backward follows), backward 516, and a block's partials once. Operations: 4·64·hidden
+// forward, 10·64·hidden backward; instructions a hidden unit: 36 and 40, a third of them Philox. On an RTX A6000, 240,000 rows
+// of 256 hidden units cost 0.12 ms of memory, 0.10 ms of products and 0.13 ms of instructions forward, 0.18, 0.25 and 0.25
+// backward. Shared memory: 260·hidden bytes forward, 16.1 KB + 320·hidden backward, 65 and 96 KB at 256; one block a
+// multiprocessor, of 16 warps forward and hidden / 32 backward.
 #include "gelu.cuh"
 #include "philox.cuh"
 #include "reduce.cuh"
@@ -69,10 +69,19 @@ __device__ inline float quad_sum(float x) {
 
 } // namespace
 
+KERNEL(256, feed_forward_pack_bf16, FeedForwardPack) {
+    const unsigned at = 8 * (blockIdx.x * blockDim.x + threadIdx.x);
+    if (at < 2 * p.len) {
+        float w[8];
+        load_run(at < p.len ? p.w1 + at : p.w2 + (at - p.len), w);
+        store(static_cast<uint32_t *>(p.to) + at / 2, pack_run(w));
+    }
+}
+
 KERNEL(512, feed_forward_bf16, FeedForward) {
     const unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const unsigned units = p.hidden / 8, second = 2 * D * p.hidden, biases = 2 * second;
-    const bf16 *w1 = static_cast<const bf16 *>(p.w1), *w2 = static_cast<const bf16 *>(p.w2);
+    const bf16 *w1 = static_cast<const bf16 *>(p.weights), *w2 = w1 + D * p.hidden;
     for (unsigned i = threadIdx.x; i < 8 * p.hidden; i += blockDim.x) {
         async_copy16(shared_memory<bf16>(paired(i / 8, i % 8, 8)), w1 + 8 * i);
         async_copy16(shared_memory<bf16>(second + paired(i / units, i % units, units)), w2 + 8 * i);
@@ -259,9 +268,10 @@ KERNEL_RESIDENT(256, 1, feed_forward_backward_bf16, FeedForwardBackward) {
     const Places places{p.hidden};
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = p.hidden / 32, g = lane / 4, t = lane % 4;
     const unsigned tiles = static_cast<unsigned>((p.rows + ROWS - 1) / ROWS);
-    fill_tile(places.w1(), static_cast<const bf16 *>(p.w1), D, p.hidden, p.hidden);
+    const bf16 *w1 = static_cast<const bf16 *>(p.weights), *w2 = w1 + D * p.hidden;
+    fill_tile(places.w1(), w1, D, p.hidden, p.hidden);
     for (unsigned i = 0; i < p.hidden / 64; ++i) {
-        fill_tile(places.w2(i), static_cast<const bf16 *>(p.w2) + 64 * i, p.hidden, D, D);
+        fill_tile(places.w2(i), w2 + 64 * i, p.hidden, D, D);
     }
     fetch(p, places, blockIdx.x, 0);
 

@@ -31,7 +31,14 @@ pub fn feed_forward(tape: &mut Tape, gpu: &Gpu, x: &Var, layer: &Layer<'_>) -> R
     assert_eq!(x.shape().last(), Some(&D), "feed_forward: {:?} by {:?}", x.shape(), layer.w1.shape());
     assert_eq!(layer.w2.shape(), [D, hidden], "feed_forward: {:?}", layer.w1.shape());
     let (inner, outer) = (Dropout::params(layer.inner.as_ref()), Dropout::params(layer.outer.as_ref()));
-    let (w1, w2) = (layer.w1.value().cast(gpu, DType::BF16)?, layer.w2.value().cast(gpu, DType::BF16)?);
+    let weights = gpu.tensor(DType::BF16, &[2, hidden * D])?;
+    let pack = params::FeedForwardPack {
+        to: weights.gpu_address(),
+        w1: layer.w1.value().gpu_address().cast(),
+        w2: layer.w2.value().gpu_address().cast(),
+        len: (hidden * D) as u32,
+    };
+    gpu.launch_for("feed_forward_pack", DType::BF16, Launch::linear((weights.len() / 8).div_ceil(256), 256), &pack)?;
     let y = gpu.tensor(DType::BF16, x.shape())?;
     let saved = match tape.is_recording() {
         true => Some((gpu.tensor(DType::BF16, &[rows, D])?, gpu.tensor(DType::F32, &[rows.next_multiple_of(16)])?)),
@@ -42,8 +49,7 @@ pub fn feed_forward(tape: &mut Tape, gpu: &Gpu, x: &Var, layer: &Layer<'_>) -> R
         normalized: saved.as_ref().map_or(null_mut(), |(normalized, _)| normalized.gpu_address()),
         rstd: saved.as_ref().map_or(null_mut(), |(_, rstd)| rstd.gpu_address()).cast(),
         x: x.value().gpu_address(),
-        w1: w1.gpu_address(),
-        w2: w2.gpu_address(),
+        weights: weights.gpu_address(),
         b1: layer.b1.value().gpu_address().cast(),
         b2: layer.b2.value().gpu_address().cast(),
         gamma: layer.gamma.value().gpu_address().cast(),
@@ -71,8 +77,7 @@ pub fn feed_forward(tape: &mut Tape, gpu: &Gpu, x: &Var, layer: &Layer<'_>) -> R
             x: x.value().gpu_address(),
             normalized: normalized.gpu_address(),
             rstd: rstd.gpu_address().cast(),
-            w1: w1.gpu_address(),
-            w2: w2.gpu_address(),
+            weights: weights.gpu_address(),
             b1: b1.value().gpu_address().cast(),
             gamma: gamma.value().gpu_address().cast(),
             partials: partials.gpu_address().cast(),
