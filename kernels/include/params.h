@@ -284,7 +284,7 @@ typedef struct FeedForward {
     Dropout inner;       // of [rows, hidden]
     Dropout outer;       // of [rows, 64]
 } FeedForward;
-SIZE(FeedForward, 144);
+SIZE(FeedForward, 152);
 
 // dx, and the block's sums of the other gradients: of w1, w2, b1, b2, gamma and beta in this order
 typedef struct FeedForwardBackward {
@@ -302,7 +302,7 @@ typedef struct FeedForwardBackward {
     Dropout inner;
     Dropout outer;
 } FeedForwardBackward;
-SIZE(FeedForwardBackward, 144);
+SIZE(FeedForwardBackward, 152);
 
 // The partials summed over blocks
 typedef struct FeedForwardSum {

@@ -30,7 +30,7 @@ pub fn feed_forward(tape: &mut Tape, gpu: &Gpu, x: &Var, layer: &Layer<'_>) -> R
     let (hidden, rows) = (layer.w1.shape()[0], x.value().len() / D);
     assert_eq!(x.shape().last(), Some(&D), "feed_forward: {:?} by {:?}", x.shape(), layer.w1.shape());
     assert_eq!(layer.w2.shape(), [D, hidden], "feed_forward: {:?}", layer.w1.shape());
-    let (inner, outer) = (Dropout::params(layer.inner.as_ref()), Dropout::params(layer.outer.as_ref()));
+    let (inner, outer) = (layer.inner, layer.outer);
     let weights = gpu.tensor(DType::BF16, &[2, hidden * D])?;
     let pack = params::FeedForwardPack {
         to: weights.gpu_address(),
@@ -56,8 +56,8 @@ pub fn feed_forward(tape: &mut Tape, gpu: &Gpu, x: &Var, layer: &Layer<'_>) -> R
         beta: layer.beta.value().gpu_address().cast(),
         rows: rows as u64,
         hidden: hidden as u32,
-        inner,
-        outer,
+        inner: Dropout::params(gpu, inner.as_ref())?,
+        outer: Dropout::params(gpu, outer.as_ref())?,
     };
     let launch = Launch::linear(rows.div_ceil(BLOCK_ROWS).min(MOST_BLOCKS), 2 * BLOCK_ROWS as u32);
     let shared = 260 * hidden as u32; // both weights and b1
@@ -83,8 +83,8 @@ pub fn feed_forward(tape: &mut Tape, gpu: &Gpu, x: &Var, layer: &Layer<'_>) -> R
             partials: partials.gpu_address().cast(),
             rows: rows as u64,
             hidden: hidden as u32,
-            inner,
-            outer,
+            inner: Dropout::params(&gpu, inner.as_ref())?,
+            outer: Dropout::params(&gpu, outer.as_ref())?,
         };
         // Both weights, four tiles of 64 features with rstd, and one of hidden units.
         let shared = 256 * hidden + 4 * 2 * TILE * D + 4 * TILE + 2 * TILE * hidden;
