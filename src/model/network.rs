@@ -7,6 +7,7 @@ use crate::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu, pending};
 use crate::ops::conv::conv;
 use crate::ops::dropout::{Dropout, DropoutKey, dropout};
 use crate::ops::feature::Feature;
+use crate::ops::feed_forward::{Layer, feed_forward};
 use crate::ops::linear::{Activation, linear};
 use crate::ops::map::Map;
 use crate::ops::output_conv::output_conv;
@@ -128,10 +129,11 @@ impl<'a> Pass<'a> {
             let attended = attention(&mut self.tape, &q, &kv, &valid, self.settings.heads, drop)?;
             let attended = self.layer(&attended, &name("self_attn.out_proj"), Activation::Identity)?;
             x = self.norm(&x, &attended, &name("norm1"), 4 * l + 1)?;
-            let drop = self.drop(p, 4 * l + 2);
-            let hidden = self.layer(&x, &name("linear1"), Activation::Gelu(drop))?; // [R, T or 1, ff]
-            let forward = self.layer(&hidden, &name("linear2"), Activation::Identity)?;
-            x = self.norm(&x, &forward, &name("norm2"), 4 * l + 3)?;
+            let parameters =
+                ["linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias", "norm2.weight", "norm2.bias"];
+            let [w1, b1, w2, b2, gamma, beta] = &parameters.map(|part| self.var(&name(part)));
+            let [inner, outer] = [4 * l + 2, 4 * l + 3].map(|site| self.drop(p, site));
+            x = feed_forward(&mut self.tape, &x, &Layer { w1, b1, w2, b2, gamma, beta, inner, outer })?;
         }
         let (rows, steps) = (x.shape()[0], x.shape()[1]);
         Ok(self.tape.reshape(&x, &[rows, steps * d]))

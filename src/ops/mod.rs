@@ -12,6 +12,7 @@ pub mod conv;
 pub mod dropout;
 pub mod feature;
 pub mod gather;
+pub mod feed_forward;
 pub mod gradient_norm;
 pub mod linear;
 pub mod loss;

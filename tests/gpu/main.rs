@@ -10,6 +10,7 @@ mod dropout;
 #[path = "../common/fires.rs"]
 mod fires;
 mod gather;
+mod feed_forward;
 #[path = "../common/golden_cases.rs"]
 mod golden_cases;
 mod gradient_norm;
