@@ -618,7 +618,7 @@ template <int HS, bool LAST> __device__ inline void backward(const SelfAttention
         }
         async_commit();
 
-        float probabilities[HEADS][QM][4][4]; // negative where dropped
+        uint32_t probabilities[HEADS][QM][4][2]; // of neighbouring keys, rounded; negative where dropped
         {
             const Patches patches(p, 2 * pair + tile);
             float sums[3][2][2][4];
@@ -673,14 +673,7 @@ template <int HS, bool LAST> __device__ inline void backward(const SelfAttention
             float output[QM][2][4] = {};
 #pragma unroll
             for (int h = 0; h < HEADS; ++h) {
-                float (&s)[QM][4][4] = probabilities[h];
-#pragma unroll
-                for (int m = 0; m < QM; ++m) {
-#pragma unroll
-                    for (int n = 0; n < 4; ++n) {
-                        s[m][n][0] = s[m][n][1] = s[m][n][2] = s[m][n][3] = 0.0f;
-                    }
-                }
+                float s[QM][4][4] = {};
 #pragma unroll
                 for (int at = 0; at < KEYS; ++at) {
                     uint32_t a[QM][4];
@@ -719,6 +712,14 @@ template <int HS, bool LAST> __device__ inline void backward(const SelfAttention
                     }
                 }
 #pragma unroll
+                for (int m = 0; m < QM; ++m) {
+#pragma unroll
+                    for (int n = 0; n < 4; ++n) {
+                        probabilities[h][m][n][0] = pack_bf16(s[m][n][0], s[m][n][1]);
+                        probabilities[h][m][n][1] = pack_bf16(s[m][n][2], s[m][n][3]);
+                    }
+                }
+#pragma unroll
                 for (int at = 0; at < 2; ++at) {
                     uint32_t b[2][2];
                     load_b_transposed(v, tile * SLOTS + 16 * at, channel, b);
@@ -751,7 +752,6 @@ template <int HS, bool LAST> __device__ inline void backward(const SelfAttention
         {
             float s[4][4] = {};
             unsigned kept[2] = {~0u, ~0u};
-            float dy[4][4], gamma[8];
             if (queries_here) {
                 const Patches patches(p, 2 * pair + row / QUERIES);
 #pragma unroll
@@ -769,13 +769,11 @@ template <int HS, bool LAST> __device__ inline void backward(const SelfAttention
 #pragma unroll
                 for (int n = 0; n < 4; ++n) {
                     const unsigned at = column + 8 * n + 2 * quarter;
-                    const Pack<float, 2> bias = load<2>(p.out_bias + at), scale = load<2>(p.gamma + at);
+                    const Pack<float, 2> bias = load<2>(p.out_bias + at);
 #pragma unroll
                     for (int i = 0; i < 4; ++i) {
                         s[n][i] += bias.v[i % 2];
                     }
-                    gamma[2 * n] = scale.v[0];
-                    gamma[2 * n + 1] = scale.v[1];
                 }
 #pragma unroll
                 for (int h = 0; h < 2; ++h) {
@@ -800,9 +798,7 @@ template <int HS, bool LAST> __device__ inline void backward(const SelfAttention
 #pragma unroll
                     for (int n = 0; n < 4; ++n) {
                         const unsigned at = column + 8 * n + 2 * quarter;
-                        const uint32_t xs = load_pair(x, slot, at), dys = load_pair(do_, row + lane / 4 + 8 * h, at);
-                        dy[n][2 * h] = low_bf16(dys);
-                        dy[n][2 * h + 1] = high_bf16(dys);
+                        const uint32_t xs = load_pair(x, slot, at);
 #pragma unroll
                         for (int e = 0; e < 2; ++e) {
                             float &sum = s[n][2 * h + e];
@@ -813,11 +809,18 @@ template <int HS, bool LAST> __device__ inline void backward(const SelfAttention
                     // Over the warp's 32 columns; the other half's are in another warp.
                     const float mean = row_sum(total) / 32;
 #pragma unroll
-                    for (int i = 0; i < 8; ++i) {
-                        const float offset = s[i / 2][2 * h + i % 2] - mean, g = dy[i / 2][2 * h + i % 2] * gamma[i];
-                        squares += offset * offset;
-                        gradient += g;
-                        product += g * offset;
+                    for (int n = 0; n < 4; ++n) {
+                        const unsigned at = column + 8 * n + 2 * quarter;
+                        const uint32_t dy = load_pair(do_, row + lane / 4 + 8 * h, at);
+                        const Pack<float, 2> gamma = load<2>(p.gamma + at);
+#pragma unroll
+                        for (int e = 0; e < 2; ++e) {
+                            const float offset = s[n][2 * h + e] - mean;
+                            const float g = (e == 0 ? low_bf16(dy) : high_bf16(dy)) * gamma.v[e];
+                            squares += offset * offset;
+                            gradient += g;
+                            product += g * offset;
+                        }
                     }
                     squares = row_sum(squares);
                     gradient = row_sum(gradient);
@@ -842,13 +845,20 @@ template <int HS, bool LAST> __device__ inline void backward(const SelfAttention
                     const float product = one.v[3] + (one.v[0] - mean) * one.v[2] + two.v[3] + (two.v[0] - mean) * two.v[2];
                     const float b = product * rstd / D;
 #pragma unroll
-                    for (int i = 0; i < 8; ++i) {
-                        const int n = i / 2, at = 2 * h + i % 2;
-                        const float normal = (s[n][at] - mean) * rstd;
-                        dgamma[i] += dy[n][at] * normal; // dy is 0 where there is no query
-                        dbeta[i] += dy[n][at];
-                        ds[n][at] = (dy[n][at] * gamma[i] - a - normal * b) * rstd;
-                        dresidual[n][at] = bit(kept[h], n, i % 2) ? ds[n][at] * scale : 0.0f;
+                    for (int n = 0; n < 4; ++n) {
+                        const unsigned at = column + 8 * n + 2 * quarter;
+                        const uint32_t dys = load_pair(do_, row + lane / 4 + 8 * h, at);
+                        const Pack<float, 2> gamma = load<2>(p.gamma + at);
+#pragma unroll
+                        for (int e = 0; e < 2; ++e) {
+                            const float dy = e == 0 ? low_bf16(dys) : high_bf16(dys); // 0 where there is no query
+                            const float normal = (s[n][2 * h + e] - mean) * rstd;
+                            const float gradient = (dy * gamma.v[e] - a - normal * b) * rstd;
+                            dgamma[2 * n + e] += dy * normal;
+                            dbeta[2 * n + e] += dy;
+                            ds[n][2 * h + e] = gradient;
+                            dresidual[n][2 * h + e] = bit(kept[h], n, e) ? gradient * scale : 0.0f;
+                        }
                     }
                 }
                 store_sums(dr, row, column, dresidual);
@@ -902,8 +912,7 @@ template <int HS, bool LAST> __device__ inline void backward(const SelfAttention
             const float keep_scale = p.probabilities.threshold != 0 ? p.probabilities.scale : 1.0f;
 #pragma unroll
             for (int h = 0; h < HEADS; ++h) {
-                float (&s)[QM][4][4] = probabilities[h];
-                float dp[QM][4][4] = {};
+                float s[QM][4][4], dp[QM][4][4] = {};
 #pragma unroll
                 for (int at = 0; at < KEYS; ++at) {
                     uint32_t a[QM][4];
@@ -954,14 +963,18 @@ template <int HS, bool LAST> __device__ inline void backward(const SelfAttention
                 for (int m = 0; m < QM; ++m) {
 #pragma unroll
                     for (int row_half = 0; row_half < 2; ++row_half) {
-                        float mean = 0.0f;
+                        // By the sum of the rounded probabilities, so that the scores' gradients still add up to zero.
+                        float mean = 0.0f, sum = 0.0f;
 #pragma unroll
                         for (int i = 0; i < 8; ++i) {
                             const int n = i / 2, at = 2 * row_half + i % 2;
+                            const uint32_t two = probabilities[h][m][n][row_half];
+                            s[m][n][at] = i % 2 == 0 ? low_bf16(two) : high_bf16(two);
                             dp[m][n][at] = s[m][n][at] > 0.0f ? dp[m][n][at] * keep_scale : 0.0f;
                             mean += fabsf(s[m][n][at]) * dp[m][n][at];
+                            sum += fabsf(s[m][n][at]);
                         }
-                        mean = row_sum(mean);
+                        mean = row_sum(mean) / row_sum(sum);
 #pragma unroll
                         for (int i = 0; i < 8; ++i) {
                             const int n = i / 2, at = 2 * row_half + i % 2;
