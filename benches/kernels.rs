@@ -22,6 +22,7 @@ use emberformer::ops::output_conv::output_conv;
 use emberformer::ops::pyramid::{average_pool, resize_sum};
 use emberformer::ops::refinement_input::{concat, to_map};
 use emberformer::ops::residual_norm::residual_norm;
+use emberformer::ops::self_attention::{Dropouts, Weights, self_attention};
 use emberformer::ops::slice::last_step;
 use emberformer::ops::token_embedding::{Tokens, token_embedding};
 use emberformer::ops::up_conv::up_conv;
@@ -201,6 +202,13 @@ fn temporal(c: &mut Criterion) {
         &[A(&[R, T, D]), A(&[R, T, D]), P(&[D]), P(&[D])],
         |t, x| residual_norm(t, &x[0], &x[1], &x[2], &x[3], Some(DROP)),
     );
+    let layer = [A(&[R, T, D]), P(&[3 * D, D]), P(&[3 * D]), P(&[D, D]), P(&[D]), P(&[D]), P(&[D])];
+    on.bench(c, "self_attention", on.activations(2 * R * T * D), &layer, |t, x| {
+        let [in_weight, in_bias, out_weight, out_bias, gamma, beta] = [1, 2, 3, 4, 5, 6].map(|i| x[i].clone());
+        let weights = Weights { in_weight, in_bias, out_weight, out_bias, gamma, beta };
+        let dropouts = Dropouts { probabilities: Some(DROP), residual: Some(Dropout { site: 1, ..DROP }) };
+        self_attention(t, &x[0], &weights, &valid, 4, false, dropouts)
+    });
     on.bench(c, "slice: last_step", on.activations(2 * R * D), &[A(&[R, T, D])], |t, x| last_step(t, &x[0]));
     on.bench(c, "dropout", on.activations(2 * R * 256), &[A(&[R, 256])], |t, x| dropout(t, &x[0], Some(DROP)));
 }

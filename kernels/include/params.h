@@ -16,13 +16,14 @@
 
 // One dropout layer of one step. Element e is dropped where its 16 random bits are below `threshold`.
 typedef struct Dropout {
-    unsigned int threshold; // probability·65536, rounded; 0: nothing is dropped
-    float scale;            // 1 / (1 − threshold / 65536)
+    const unsigned int *step; // low and high word, in device memory: a captured step is replayed with others; unread if 0 below
+    unsigned int threshold;   // probability·65536, rounded; 0: nothing is dropped
+    float scale;              // 1 / (1 − threshold / 65536)
     unsigned int site;
-    unsigned int step[2]; // low and high word
     unsigned int seed[2];
+    unsigned int unused;
 } Dropout;
-SIZE(Dropout, 28);
+SIZE(Dropout, 32);
 
 // A map [batch, height + 2·halo, width + 2·halo, stride], of which the first `channels` are values and the rest zeros.
 typedef struct Map {
@@ -204,13 +205,13 @@ typedef struct SelfAttention {
     Dropout probabilities;
     Dropout residual;
 } SelfAttention;
-SIZE(SelfAttention, 144);
+SIZE(SelfAttention, 152);
 
 typedef struct SelfAttentionForward {
     void *y; // [R, Tq, 64], Tq = T or 1
     SelfAttention layer;
 } SelfAttentionForward;
-SIZE(SelfAttentionForward, 152);
+SIZE(SelfAttentionForward, 160);
 
 typedef struct SelfAttentionBackward {
     void *dx; // [R, T, 64]
@@ -218,7 +219,7 @@ typedef struct SelfAttentionBackward {
     float *partials; // [blocks, 16768]: gradients of in_weight, in_bias, out_weight, out_bias, gamma, beta
     SelfAttention layer;
 } SelfAttentionBackward;
-SIZE(SelfAttentionBackward, 168);
+SIZE(SelfAttentionBackward, 176);
 
 // The partials summed over the blocks.
 typedef struct SelfAttentionSums {
@@ -262,7 +263,7 @@ typedef struct LinearGelu {
     unsigned int outputs;
     Dropout dropout;
 } LinearGelu;
-SIZE(LinearGelu, 64);
+SIZE(LinearGelu, 72);
 
 // dy becomes the gradient of product + bias, whose column sums are the partials
 typedef struct LinearGeluBackward {
@@ -274,7 +275,7 @@ typedef struct LinearGeluBackward {
     unsigned int outputs;
     Dropout dropout;
 } LinearGeluBackward;
-SIZE(LinearGeluBackward, 72);
+SIZE(LinearGeluBackward, 80);
 
 // ---- residual_norm ----
 

@@ -56,7 +56,7 @@ pub fn self_attention(
     let variant = format!("{}{}", D / heads, if last && steps > 1 { "_last" } else { "" });
     let blocks = layer.tiles().div_ceil(FORWARD_THREADS as usize / 32).min(FORWARD_BLOCKS);
     let launch = Launch { shared: FORWARD_SHARED, ..Launch::linear(blocks, FORWARD_THREADS) };
-    let params = params::SelfAttentionForward { y: y.gpu_address(), layer: layer.params() };
+    let params = params::SelfAttentionForward { y: y.gpu_address(), layer: layer.params(gpu)? };
     gpu.launch(&format!("self_attention_forward_{variant}"), launch, &params)?;
     let gpu = gpu.clone();
     Ok(tape.record(y, move |dy, gradients| layer.backward(&gpu, &variant, &dy, gradients)))
@@ -76,11 +76,11 @@ impl Layer {
         self.x.shape()[0].div_ceil(self.tile_patches())
     }
 
-    fn params(&self) -> params::SelfAttention {
+    fn params(&self, gpu: &Gpu) -> Result<params::SelfAttention> {
         let Self { x, weights, valid, heads, dropouts } = self;
         let float = |var: &Var| var.value().gpu_address().cast_const().cast();
         let rows = x.shape()[0];
-        params::SelfAttention {
+        Ok(params::SelfAttention {
             x: x.value().gpu_address(),
             in_weight: float(&weights.in_weight),
             in_bias: float(&weights.in_bias),
@@ -95,9 +95,9 @@ impl Layer {
             tile_patches: self.tile_patches() as u32,
             heads: *heads as u32,
             scale: (1.0 / ((D / heads) as f64).sqrt()) as f32,
-            probabilities: Dropout::params(dropouts.probabilities.as_ref()),
-            residual: Dropout::params(dropouts.residual.as_ref()),
-        }
+            probabilities: Dropout::params(gpu, dropouts.probabilities.as_ref())?,
+            residual: Dropout::params(gpu, dropouts.residual.as_ref())?,
+        })
     }
 
     fn backward(&self, gpu: &Gpu, variant: &str, dy: &Tensor, gradients: &mut Gradients) -> Result<()> {
@@ -111,7 +111,7 @@ impl Layer {
             dx: dx.gpu_address(),
             dy: dy.gpu_address(),
             partials: partials.address().cast(),
-            layer: self.params(),
+            layer: self.params(gpu)?,
         };
         let launch = Launch { shared: BACKWARD_SHARED, ..Launch::linear(blocks, BACKWARD_THREADS) };
         gpu.launch(&format!("self_attention_backward_{variant}"), launch, &params)?;
