@@ -199,19 +199,21 @@ typedef struct SelfAttention {
     unsigned int rows; // R = B·N
     unsigned int patches; // N
     unsigned int steps; // T, at most 32
+    unsigned int reciprocal; // ⌊2^16 / T⌋ + 1
     unsigned int tile_patches; // ⌊32 / T⌋
     unsigned int heads;
     float scale; // 1 / √head size
+    unsigned int unused;
     Dropout probabilities;
     Dropout residual;
 } SelfAttention;
-SIZE(SelfAttention, 152);
+SIZE(SelfAttention, 160);
 
 typedef struct SelfAttentionForward {
     void *y; // [R, Tq, 64], Tq = T or 1
     SelfAttention layer;
 } SelfAttentionForward;
-SIZE(SelfAttentionForward, 160);
+SIZE(SelfAttentionForward, 168);
 
 typedef struct SelfAttentionBackward {
     void *dx; // [R, T, 64]
@@ -219,7 +221,7 @@ typedef struct SelfAttentionBackward {
     float *partials; // [blocks, 16768]: gradients of in_weight, in_bias, out_weight, out_bias, gamma, beta
     SelfAttention layer;
 } SelfAttentionBackward;
-SIZE(SelfAttentionBackward, 176);
+SIZE(SelfAttentionBackward, 184);
 
 // The partials summed over the blocks.
 typedef struct SelfAttentionSums {

@@ -57,7 +57,7 @@ pub fn self_attention(
     let blocks = layer.tiles().div_ceil(FORWARD_THREADS as usize / 32).min(FORWARD_BLOCKS);
     let launch = Launch { shared: FORWARD_SHARED, ..Launch::linear(blocks, FORWARD_THREADS) };
     let params = params::SelfAttentionForward { y: y.gpu_address(), layer: layer.params(gpu)? };
-    gpu.launch(&format!("self_attention_forward_{variant}"), launch, &params)?;
+    gpu.launch_for(&format!("self_attention_forward_{variant}"), DType::BF16, launch, &params)?;
     let gpu = gpu.clone();
     Ok(tape.record(y, move |dy, gradients| layer.backward(&gpu, &variant, &dy, gradients)))
 }
@@ -92,9 +92,11 @@ impl Layer {
             rows: rows as u32,
             patches: (rows / (valid.len() / self.steps())) as u32,
             steps: self.steps() as u32,
+            reciprocal: (65536 / self.steps()) as u32 + 1,
             tile_patches: self.tile_patches() as u32,
             heads: *heads as u32,
             scale: (1.0 / ((D / heads) as f64).sqrt()) as f32,
+            unused: 0,
             probabilities: Dropout::params(gpu, dropouts.probabilities.as_ref())?,
             residual: Dropout::params(gpu, dropouts.residual.as_ref())?,
         })
@@ -114,7 +116,7 @@ impl Layer {
             layer: self.params(gpu)?,
         };
         let launch = Launch { shared: BACKWARD_SHARED, ..Launch::linear(blocks, BACKWARD_THREADS) };
-        gpu.launch(&format!("self_attention_backward_{variant}"), launch, &params)?;
+        gpu.launch_for(&format!("self_attention_backward_{variant}"), DType::BF16, launch, &params)?;
 
         let sums = vars.map(|var| gpu.tensor(DType::F32, var.shape()));
         let sums = sums.into_iter().collect::<Result<Vec<Tensor>>>()?;
