@@ -65,3 +65,10 @@ fn self_attention_of_other_sizes_is_that_of_its_ops() {
     check([4, 3], 16, 64, 1, true); // narrow heads
     check([2, 33], 4, 64, 30, false); // a long history
 }
+
+#[test]
+#[ignore = "takes minutes without a GPU"]
+fn self_attention_over_more_tiles_than_blocks() {
+    check([1702, 6], 4, 64, 2, false);
+    check([1702, 6], 4, 64, 2, true);
+}
