@@ -7,10 +7,10 @@ mod captured;
 mod conv;
 mod device;
 mod dropout;
+mod feed_forward;
 #[path = "../common/fires.rs"]
 mod fires;
 mod gather;
-mod feed_forward;
 #[path = "../common/golden_cases.rs"]
 mod golden_cases;
 mod gradient_norm;
@@ -23,6 +23,7 @@ mod pyramid;
 mod real_size;
 mod refinement_input;
 mod residual_norm;
+mod self_attention;
 mod slice;
 mod token_embedding;
 mod up_conv;
