@@ -4,9 +4,10 @@ use super::{EmberFormer, FireEmbedding, Inputs, ModelSettings, Parameters};
 use crate::Result;
 use crate::device::Array;
 use crate::ops::attention::attention;
-use crate::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu};
-use crate::ops::conv::conv;
+use crate::ops::batch_norm::{Statistics, batch_norm_relu};
+use crate::ops::conv::conv_norm;
 use crate::ops::dropout::{Dropout, DropoutKey, dropout};
+use crate::ops::feature::{Feature, Norm};
 use crate::ops::linear::{Activation, linear};
 use crate::ops::map::Map;
 use crate::ops::output_conv::output_conv;
@@ -15,7 +16,7 @@ use crate::ops::refinement_input::{concat, to_map};
 use crate::ops::residual_norm::residual_norm;
 use crate::ops::slice::{last_step, slice};
 use crate::ops::token_embedding::{Tokens, token_embedding};
-use crate::ops::up_conv::up_conv;
+use crate::ops::up_conv::up_conv_norm;
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Tensor};
 
@@ -158,7 +159,8 @@ impl<'a> Pass<'a> {
         residual_norm(&mut self.tape, x, residual, &gamma, &beta, drop)
     }
 
-    fn batch_norm(&mut self, x: &Var, name: &str, halo: usize, append: Option<&MaskBits>) -> Result<Var> {
+    /// What `run` makes of the tape and of batch norm `name`: γ, β and statistics.
+    fn with_norm<R>(&mut self, name: &str, run: impl FnOnce(&mut Tape, &Var, &Var, Statistics<'_>) -> R) -> R {
         let (gamma, beta) = (self.var(&format!("{name}.weight")), self.var(&format!("{name}.bias")));
         let mean = self.position(&format!("{name}.running_mean"));
         let var = self.position(&format!("{name}.running_var"));
@@ -167,7 +169,7 @@ impl<'a> Pass<'a> {
             Some(_) => Statistics::Batch(&mut before[mean], &mut after[0]),
             None => Statistics::Running(&before[mean], &after[0]),
         };
-        batch_norm_relu(&mut self.tape, x, &gamma, &beta, statistics, halo, append)
+        run(&mut self.tape, &gamma, &beta, statistics)
     }
 
     /// Coarse logits [B·N, 1]. Pooling, projection, fusing and resizing are all linear, so each level is pooled first and
@@ -190,7 +192,9 @@ impl<'a> Pass<'a> {
         }
         let x = resize_sum(&mut self.tape, &levels, grid.rows, grid.cols)?; // [B, Gy, Gx, D]
         drop(levels);
-        let x = self.batch_norm(&x, &format!("{head}.batch_norm"), 0, None)?;
+        let x = self.with_norm(&format!("{head}.batch_norm"), |tape, gamma, beta, statistics| {
+            batch_norm_relu(tape, &x, gamma, beta, statistics, 0, None)
+        })?;
         let drop = self.drop(self.settings.head_dropout, 4 * self.settings.layers);
         let x = dropout(&mut self.tape, &x, drop)?;
         let coarse = self.layer(&x, &format!("{head}.classifier"), Activation::Identity)?;
@@ -204,7 +208,7 @@ impl<'a> Pass<'a> {
             x = self.layer(&x, "refinement_decoder.input_proj", Activation::Identity)?;
         }
         let map = Map { batch, height: grid.rows, width: grid.cols, channels: x.shape()[1], halo: 1 };
-        x = to_map(&mut self.tape, &x, map)?;
+        let mut x: Feature = to_map(&mut self.tape, &x, map)?.into();
         let stages = self.settings.stages().len();
         let mask = match self.settings.last_frame_skip {
             true => Some(self.inputs.last_frames(self.tape.device())?),
@@ -214,12 +218,16 @@ impl<'a> Pass<'a> {
             let name = |i: usize| format!("refinement_decoder.upsample_layers.{}", 6 * stage + i);
             let skip = mask.as_ref().filter(|_| stage + 1 == stages);
             let weight = self.var(&format!("{}.weight", name(0)));
-            x = up_conv(&mut self.tape, &x, &weight)?; // [B, 2h, 2w, c]
-            x = self.batch_norm(&x, &name(1), 1, skip)?;
+            x = self.with_norm(&name(1), |tape, gamma, beta, statistics| {
+                up_conv_norm(tape, &x, &weight, Norm { gamma, beta, statistics, append: skip }) // [B, 2h, 2w, c]
+            })?;
             let weight = self.var(&format!("{}.weight", name(3)));
-            x = conv(&mut self.tape, &x, &weight, usize::from(skip.is_some()))?;
-            x = self.batch_norm(&x, &name(4), 1, skip)?;
+            x = self.with_norm(&name(4), |tape, gamma, beta, statistics| {
+                let norm = Norm { gamma, beta, statistics, append: skip };
+                conv_norm(tape, &x, &weight, norm, usize::from(skip.is_some()))
+            })?;
         }
+        let x = x.normalized(&mut self.tape)?;
         let weight = self.var("refinement_decoder.output_conv.weight");
         let bias = self.var("refinement_decoder.output_conv.bias");
         output_conv(&mut self.tape, &x, &weight, &bias, usize::from(mask.is_some()))

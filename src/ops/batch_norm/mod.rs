@@ -5,7 +5,7 @@
 //! one more channel, the last frame's mask.
 
 pub mod cpu;
-mod gpu;
+pub(in crate::ops) mod gpu;
 
 use crate::device::{Array, Device};
 use crate::ops::map::Map;
