@@ -55,6 +55,7 @@ struct NormTable {
     unsigned count;
 
     __device__ void fill(const ConvNorm &norm, unsigned first) const {
+#pragma unroll 1
         for (unsigned i = threadIdx.x; i < count; i += THREADS) {
             const Affine<1> affine(norm.affine, norm.stride, first + i);
             values[i] = affine.mean[0];
@@ -179,7 +180,7 @@ template <typename T, int TAPS, int N, bool NORM> __device__ void gemm(const Con
     // itself holds zeros, but not once it is normalized: then each line of a row has a bit that says whether to read it.
     const T *values = static_cast<const T *>(w.values);
     int rows[ROUNDS]; // where they begin, in vectors
-    unsigned inside = 0, masks = 0; // bit i, or TAPS·i + line where there are no more lines than taps
+    unsigned inside = 0; // bit i, or TAPS·i + line of as many lines as taps, and 16 bits above it the mask's value
     const bool masked = NORM && p.norm.mask != nullptr && p.norm.channels / V % 2 == thread % 2;
 #pragma unroll
     for (int i = 0; i < ROUNDS; ++i) {
@@ -196,7 +197,7 @@ template <typename T, int TAPS, int N, bool NORM> __device__ void gemm(const Con
                     inside |= 1u << (TAPS * i + l);
                     if (masked) {
                         const PatchBits bits = {p.norm.mask, p.height - 2, p.width - 2, p.norm.patch};
-                        masks |= static_cast<unsigned>(bits.at(at.batch, y, x)) << (TAPS * i + l);
+                        inside |= static_cast<unsigned>(bits.at(at.batch, y, x)) << (16 + TAPS * i + l);
                     }
                 }
             }
@@ -206,9 +207,9 @@ template <typename T, int TAPS, int N, bool NORM> __device__ void gemm(const Con
     }
     const T *panel = static_cast<const T *>(p.panel) + static_cast<size_t>(phase * tiles + tile) * steps * PANEL;
 
-    unsigned line = 0, chunk = 0, fetched = 0;
-    const auto fetch = [&](unsigned stage) {
-        const unsigned base = stage * STAGE_BYTES;
+    unsigned line = 0; // of the next step to fetch
+    const auto fetch = [&](unsigned step, unsigned stage) {
+        const unsigned base = stage * STAGE_BYTES, chunk = step - line * chunks;
         const int offset = static_cast<int>(line_offset(w, line) / V) + 2 * static_cast<int>(chunk);
         const bool channel = chunk * CHUNK + thread % 2 * V < (NORM ? p.norm.stride : w.channels);
 #pragma unroll
@@ -219,7 +220,7 @@ template <typename T, int TAPS, int N, bool NORM> __device__ void gemm(const Con
                 async_copy16(shared_memory<T>(base + swizzled<2>(unit / 2, unit % 2)), read ? values + static_cast<long long>(rows[i] + offset) * V : values, read);
             }
         }
-        const T *from = panel + static_cast<size_t>(fetched) * PANEL;
+        const T *from = panel + static_cast<size_t>(step) * PANEL;
 #pragma unroll
         for (int i = 0; i < static_cast<int>(ceil_div(PANEL_BYTES / 16, THREADS)); ++i) {
             const unsigned unit = thread + i * THREADS;
@@ -228,35 +229,31 @@ template <typename T, int TAPS, int N, bool NORM> __device__ void gemm(const Con
                 async_copy16(shared_memory<T>(base + WINDOW_BYTES + at), from + unit * V);
             }
         }
-        ++fetched;
-        if (++chunk == chunks) {
-            chunk = 0;
-            ++line;
-        }
+        line += chunk + 1 == chunks;
     };
 
     // Batch norm + ReLU of the units that this thread has copied, before the others read them.
     const NormTable table = {shared_memory<float>(RING * STAGE_BYTES), w.channels};
-    unsigned line_now = 0, chunk_now = 0;
-    const auto normalize_own = [&](unsigned stage) {
-        const unsigned channel = chunk_now * CHUNK + thread % 2 * V;
+    const auto normalize_own = [&](unsigned step, unsigned stage) {
+        unsigned line = 0;
+#pragma unroll
+        for (int l = 1; l < TAPS; ++l) {
+            line += step >= l * chunks;
+        }
+        const unsigned channel = (step - line * chunks) * CHUNK + thread % 2 * V;
         if (channel < w.channels) {
             const Affine<V> affine = table.of<V>(channel);
             const unsigned element = p.norm.channels - channel; // of the mask
 #pragma unroll 1
-            for (unsigned unit = thread, bit = line_now; unit < 2 * ROWS; unit += THREADS, bit += TAPS) {
+            for (unsigned unit = thread, bit = line; unit < 2 * ROWS; unit += THREADS, bit += TAPS) {
                 if ((inside >> bit & 1) != 0) {
                     const SharedPtr<T> at = shared_memory<T>(stage * STAGE_BYTES + swizzled<2>(unit / 2, unit % 2));
                     normalize(at, affine);
-                    if (masked && element < V) {
-                        at[element] = from_float<T>(static_cast<float>(masks >> bit & 1));
+                    if (p.norm.mask != nullptr && element < V) {
+                        at[element] = from_float<T>(static_cast<float>(inside >> (16 + bit) & 1));
                     }
                 }
             }
-        }
-        if (++chunk_now == chunks) {
-            chunk_now = 0;
-            ++line_now;
         }
     };
 
@@ -323,7 +320,7 @@ template <typename T, int TAPS, int N, bool NORM> __device__ void gemm(const Con
 #pragma unroll
     for (unsigned stage = 0; stage < RING - 1; ++stage) {
         if (stage < steps) {
-            fetch(stage);
+            fetch(stage, stage);
         }
         async_commit();
     }
@@ -335,16 +332,16 @@ template <typename T, int TAPS, int N, bool NORM> __device__ void gemm(const Con
     for (unsigned step = 0; step < steps; ++step) {
         async_wait<RING - 2>();
         if constexpr (NORM) {
-            normalize_own(reading);
+            normalize_own(step, reading);
         }
         __syncthreads(); // this step's data is there, and the buffer read a step ago is free
-        if (fetched < steps) {
-            fetch(writing);
+        if (step + RING - 1 < steps) {
+            fetch(step + RING - 1, writing);
         }
         async_commit();
         multiply(reading);
+        writing = reading;
         reading = reading + 1 == RING ? 0 : reading + 1;
-        writing = writing + 1 == RING ? 0 : writing + 1;
     }
     __syncthreads();
 
@@ -707,7 +704,7 @@ __device__ void weight_gradient(const ConvWeightGradient &p) {
         table.fill(p.norm, NORM_CENTERS ? center_tile * TALL : window_tile * WIDE);
         __syncthreads();
     }
-    unsigned reading = 0, writing = RING - 1;
+    unsigned reading = 0;
     for (unsigned step = 0; step < steps; ++step) {
         async_wait<RING - 2>();
         if constexpr (NORM) {
@@ -715,12 +712,11 @@ __device__ void weight_gradient(const ConvWeightGradient &p) {
         }
         __syncthreads(); // this step's data is there, and the buffer read a step ago is free
         if (step + RING - 1 < steps) {
-            fetch(writing);
+            fetch(reading == 0 ? RING - 1 : reading - 1);
         }
         async_commit();
         multiply(reading);
         reading = reading + 1 == RING ? 0 : reading + 1;
-        writing = writing + 1 == RING ? 0 : writing + 1;
     }
 
     // The first group adds the sums of the others, one group after the other.
