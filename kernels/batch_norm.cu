@@ -5,7 +5,9 @@
 // beyond C; mask [B, N, words] as src/patch.rs packs bits.
 //
 // Forward: moments (first stage: mean and sum of squared deviations of each block's pixels), affine (second stage, running
-// statistics), forward. Backward: sums (first stage of dγ and dβ), parameters (second stage), backward. Sums over pixels
+// statistics), forward. Backward: sums (first stage of dγ and dβ), parameters (second stage), backward. Between convolutions
+// moments, forward and sums are theirs (include/conv.cuh), and affine and parameters merge what their blocks leave, up to
+// some 40,000 partials a channel, which is why each takes a block a channel. Sums over pixels
 // are of deviations, from a running mean within a thread and between means above, so that a mean much larger than the
 // deviation costs no digits. The ReLU's mask is computed again from x, which is saved anyway, with the forward's formula.
 //
@@ -90,7 +92,7 @@ struct Moments {
     }
 };
 
-// A block a channel: a thread merges every 256th of the partials, then halves of warps merge, then the warps.
+// A block a channel: a thread merges every 256th of the partials, then the lanes of a warp merge, then the warps.
 KERNEL(256, batch_norm_affine, BatchNormAffine) {
     constexpr float EPSILON = 1e-5f, MOMENTUM = 0.1f;
     const unsigned channel = blockIdx.x;

@@ -3,7 +3,7 @@
 
 #include "common.cuh"
 
-// What normalizes N neighbouring channels; nothing but zeros beyond those stored.
+// What normalizes N neighbouring channels; zeros beyond those stored.
 template <int N> struct Affine {
     float mean[N], scale[N], shift[N]; // scale: γ·rstd, shift: β
 
