@@ -4,14 +4,22 @@
 //! "B/s" are bytes moved at least (each input and output once) where it is bound by memory. `common` says on which device.
 
 mod common;
+#[path = "../tests/common/fires.rs"]
+mod fires;
 
 use common::timed;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use emberformer::Result;
+use emberformer::data::augment::Augment;
+use emberformer::data::batch::FrameSource;
+use emberformer::data::feed::{Feed, Order};
+use emberformer::data::resident::{Placement, Residency, ResidencySettings};
+use emberformer::data::sampler::SampleId;
 use emberformer::device::{Array, Device};
+use emberformer::model::DeviceBatch;
 use emberformer::ops::adam::{Step, Update, adam};
 use emberformer::ops::attention::attention;
-use emberformer::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu};
+use emberformer::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu, pending};
 use emberformer::ops::conv::{conv, conv_norm};
 use emberformer::ops::dropout::{Dropout, DropoutKey, dropout};
 use emberformer::ops::feature::Norm;
@@ -31,6 +39,7 @@ use emberformer::tape::{Tape, Var};
 use emberformer::tensor::{DType, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::time::Instant;
 
 const B: usize = 4;
 const T: usize = 6;
@@ -257,9 +266,13 @@ fn refinement(c: &mut Criterion) {
             Ok(conv_norm(t, &between, &x[4], norm, 0)?.value)
         });
     }
+    // With the batch norm before it, of running statistics: on a GPU one op, of 3 maps backward.
     let map = Map { batch: B, height: 400, width: 400, channels: 32, halo: 1 };
-    on.bench(c, "output_conv", on.activations(map.len()), &[M(map), P(&[1, 32, 1, 1]), P(&[1])], |t, x| {
-        output_conv(t, &x[0], &x[1], &x[2], 0)
+    let running = on.random(DType::F32, &[32]);
+    let shapes = [M(map), P(&[32]), P(&[32]), P(&[1, 32, 1, 1]), P(&[1])];
+    on.bench(c, "output_conv with its batch norm", on.activations(map.len()), &shapes, |t, x| {
+        let x0 = pending(t, &x[0], &x[1], &x[2], Statistics::Running(&running, &x[1].value().clone()), None)?;
+        output_conv(t, &x0, &x[3], &x[4], 0)
     });
 }
 
@@ -308,5 +321,52 @@ fn losses_and_optimiser(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, temporal, spatial, refinement, losses_and_optimiser);
+/// Batches of turned samples, one after the other, from each place where their data may lie.
+fn gather(c: &mut Criterion) {
+    let on = Bench::new();
+    let fires = fires::Fires::new(GRID, &[T + 1; 64]);
+    let channels = fires.band_names().len();
+    let mut group = c.benchmark_group("gather");
+    // Steps and targets read and written, the last steps written, the static tokens read and written.
+    let bytes = R * (8 * (2 * T + 3) + channels * (4 + on.dtype.bytes()));
+    group.sample_size(10).throughput(Throughput::Bytes(bytes as u64));
+    let places = match on.device {
+        Device::Cpu(_) => vec![("assembled ahead", Residency::Auto)],
+        Device::Gpu(_) => vec![("resident", Residency::Device), ("streamed", Residency::Stream)],
+    };
+    for (name, residency) in places {
+        let augment = Augment::D4 { aspect_bands: vec![] };
+        let settings = ResidencySettings { residency, budget: None };
+        let placement = Placement::new(&on.device, &fires, &augment, settings).expect("memory");
+        let mut to = match &on.device {
+            Device::Cpu(_) => None,
+            Device::Gpu(gpu) => {
+                Some(DeviceBatch::uninitialized(gpu, on.dtype, GRID, channels, (B, T)).expect("memory"))
+            }
+        };
+        group.bench_function(name, |b| {
+            b.iter_custom(|n| {
+                let batch =
+                    |i: u64| (0..B).map(|b| SampleId { sequence: (i as usize * B + b) % 64, k: T - 1 }).collect();
+                let batches = (0..n).map(batch).collect();
+                let order = Order { batches, max_seq_len: T, augment: augment.clone(), key: (0, 0) };
+                std::thread::scope(|scope| {
+                    let mut feed = Feed::new(scope, &fires, &placement, order).expect("memory");
+                    on.device.synchronize().expect("what the device was given runs");
+                    let start = Instant::now();
+                    while feed.next().expect("a batch").is_some() {
+                        if let Some(to) = &mut to {
+                            feed.fill(to).expect("a batch");
+                        }
+                    }
+                    on.device.synchronize().expect("what the device was given runs");
+                    start.elapsed()
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, gather, temporal, spatial, refinement, losses_and_optimiser);
 criterion_main!(benches);

@@ -11,6 +11,7 @@ mod columns;
 pub mod conv;
 pub mod dropout;
 pub mod feature;
+pub mod gather;
 pub mod gradient_norm;
 pub mod linear;
 pub mod loss;

@@ -1,5 +1,6 @@
 //! Chains of convolutions with their batch norms: on a GPU a map is normalised as it is read, the CPU does one after the other.
 
+use crate::batch_norm::running;
 use crate::harness::{Checker, Input, compare, device, parameter, rounded};
 use emberformer::Result;
 use emberformer::device::{Array, Device};
@@ -13,13 +14,6 @@ use emberformer::patch::Grid;
 use emberformer::tape::{Tape, Var};
 use emberformer::tensor::{DType, Tensor};
 use half::bf16;
-
-/// Running mean and variance of so many channels before the op.
-fn running(device: &Device, channels: usize) -> (Tensor, Tensor) {
-    let mean: Vec<f64> = (0..channels).map(|i| (i % 5) as f64 * 0.2 - 0.3).collect();
-    let var: Vec<f64> = (0..channels).map(|i| 0.2 + (i % 7) as f64 * 0.1).collect();
-    (parameter(device, &[channels], &mean), parameter(device, &[channels], &var))
-}
 
 /// γ and β as bf16 holds them: rounded, they would move the ReLU's bend.
 fn norm_inputs(c: &mut Checker, channels: usize) -> [Input; 2] {
@@ -143,14 +137,14 @@ fn masks_are_seen_by_the_convolution() {
             let mask = MaskBits { grid, bits: Array::new(t.device(), bits.clone())? };
             let [first, second] = stages(&mask, of_batch);
             let between = first.fused(t, &x[0].clone().into(), &x[1..4])?;
-            let last = second.fused(t, &between, &x[4..7])?.normalized(t)?;
+            let last = second.fused(t, &between, &x[4..7])?;
             output_conv(t, &last, &x[7], &x[8], 1)
         };
         let peer = |t: &mut Tape, x: &[Var]| {
             let mask = MaskBits { grid, bits: Array::new(t.device(), bits.clone())? };
             let [first, second] = stages(&mask, of_batch);
             let between = first.peer(t, &x[0], &x[1..4])?;
-            let last = second.peer(t, &between, &x[4..7])?;
+            let last = second.peer(t, &between, &x[4..7])?.into();
             output_conv(t, &last, &x[7], &x[8], 1)
         };
         c.check_chain(&name, &leaves, fused, peer);

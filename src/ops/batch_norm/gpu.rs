@@ -3,7 +3,7 @@
 use super::{MaskBits, Statistics};
 use crate::Result;
 use crate::device::gpu::{Gpu, Launch, params};
-use crate::ops::feature::Pending;
+use crate::ops::feature::{Feature, Pending};
 use crate::ops::map::{Map, Split, stored_channels, vector};
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Tensor};
@@ -19,6 +19,22 @@ pub fn batch_norm_relu(
     halo: usize,
     append: Option<&MaskBits>,
 ) -> Result<Var> {
+    let Feature { value, pending } = pending(gpu, x, (gamma, beta), statistics, halo, append)?;
+    match pending {
+        Some(pending) => normalize(tape, gpu, &value, halo, pending),
+        None => Ok(value),
+    }
+}
+
+/// See [`super::pending`].
+pub fn pending(
+    gpu: &Gpu,
+    x: &Var,
+    (gamma, beta): (&Var, &Var),
+    statistics: Statistics<'_>,
+    halo: usize,
+    append: Option<&MaskBits>,
+) -> Result<Feature> {
     let channels = gamma.value().len();
     let of_batch = matches!(statistics, Statistics::Batch(..));
     let moments = match of_batch {
@@ -26,9 +42,8 @@ pub fn batch_norm_relu(
         false => None,
     };
     let affine = affine(gpu, channels, moments.as_ref(), (gamma.value(), beta.value()), statistics)?;
-    drop(moments);
     let (gamma, beta, mask) = (gamma.id(), beta.id(), append.cloned());
-    normalize(tape, gpu, x, halo, Pending { affine, gamma, beta, channels, of_batch, mask })
+    Ok(Feature { value: x.clone(), pending: Some(Pending { affine, gamma, beta, channels, of_batch, mask }) })
 }
 
 /// What is pending of a map, as an op of its own.
@@ -76,7 +91,8 @@ pub fn affine(
     let stride = stored_channels(channels);
     let affine = gpu.tensor(DType::F32, &[4, stride])?;
     let (running_mean, running_var) = match statistics {
-        Statistics::Batch(mean, var) => (mean.gpu_mut(gpu)?, var.gpu_mut(gpu)?),
+        // In place, whoever shares them: a captured step must write to where the next one reads.
+        Statistics::Batch(mean, var) => (mean.gpu_address(), var.gpu_address()),
         Statistics::Running(mean, var) => (mean.gpu_address(), var.gpu_address()),
     };
     let params = params::BatchNormAffine {
