@@ -299,12 +299,13 @@ impl Kind {
         Ok(gradient)
     }
 
-    /// Pixels of the grid, which is the smaller map with its border: kernels count them in 32 bits.
+    /// Pixels of the grid, which is the smaller map with its border: kernels count them, and vectors, in 32 bits.
     fn pixels(&self) -> Result<usize> {
         let [batch, height, width, _] = self.input.shape();
         let pixels = batch * height * width;
+        let vectors = [self.input, self.output].map(|map| map.stored_pixels() * (stored_channels(map.channels) / 4));
         // They look at pixels of the sample before the first, and of a tile or split beyond the last.
-        if pixels + height * width + 2 * MOST_PIXELS < 1 << 31 {
+        if pixels + height * width + 2 * MOST_PIXELS < 1 << 31 && vectors.iter().all(|n| *n < 1 << 31) {
             return Ok(pixels);
         }
         Err(Error::failed(
