@@ -136,7 +136,8 @@ impl Observer for Tracker {
             self.metrics_line(row)?;
         }
         let what = format!("epoch {}/{}", step.epoch + 1, self.epochs);
-        self.console.progress(&what, step.position, self.steps_per_epoch, &format!("loss {:.4}", step.loss));
+        let loss = step.loss.map_or_else(String::new, |loss| format!("loss {loss:.4}"));
+        self.console.progress(&what, step.position, self.steps_per_epoch, &loss);
         Ok(())
     }
 
@@ -265,7 +266,7 @@ mod tests {
         first.start(&start(0)).unwrap();
         for step in 1..=3 {
             let row = row(step);
-            first.step(&Step { step, epoch: 0, position: step, loss: 0.5, row: Some(&row) }).unwrap();
+            first.step(&Step { step, epoch: 0, position: step, loss: Some(0.5), row: Some(&row) }).unwrap();
         }
         assert!(tracker(runs.path(), true).err().unwrap().to_string().contains("another process"));
         drop(first);
