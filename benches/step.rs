@@ -38,8 +38,8 @@ fn step(c: &mut Criterion) {
             group.bench_function(name, |b| {
                 b.iter_custom(|n| {
                     let data = (&inputs, &target);
-                    let seconds = engine.time(Work::Step, data, (&LOSS, &THRESHOLDS), n as u32).expect("steps");
-                    Duration::from_secs_f64(seconds.unwrap_or_default() * n as f64)
+                    let timing = engine.time(Work::Step, data, (&LOSS, &THRESHOLDS), n as u32).expect("steps");
+                    Duration::from_secs_f64(timing.map_or(0.0, |timing| timing.seconds) * n as f64)
                 })
             });
             println!("{}: peak {:.0} MiB", gpu.describe(), gpu.memory().1 as f64 / f64::from(1 << 20));

@@ -65,6 +65,10 @@ struct Row {
     samples_per_second: f64,
     /// Of the products and convolutions of forward and backward.
     tflops: f64,
+    /// Kernels, products, copies and fills of a step, on a GPU.
+    launches: Option<usize>,
+    /// Bytes that the kernels of a step move, on the emulated device.
+    bytes: Option<u64>,
     /// The least time that the GPU needs for them or for the bytes, whichever is more, as a share of the step's.
     share_of_floor: Option<f64>,
     /// Most bytes in use at a time on the device.
@@ -145,6 +149,10 @@ pub fn run(args: Args) -> Result<()> {
             (epoch / 60.0).floor(),
             epoch % 60.0
         ))?;
+        if let Some(launches) = row.launches {
+            let moved = row.bytes.map_or(String::new(), |bytes| format!(" that move {:.0} MB", bytes as f64 / 1e6));
+            print(&format!("      {launches} launches in a step{moved}"))?;
+        }
     }
     Ok(())
 }
@@ -176,18 +184,20 @@ fn measure(
 ) -> Result<Row> {
     let recipe = config.train_settings(device, None).recipe;
     let (inputs, target) = random_batch(settings, batch, history, grid);
+    let (mut launches, mut bytes) = (None, None);
     let [forward, gradients, step] = match device {
         Device::Cpu(_) => time_on_cpu(device, settings, &recipe, (&inputs, &target), args.steps)?,
         Device::Gpu(_) => {
             let mut engine = Engine::new(settings, recipe.adam, device, recipe.precision, recipe.seed)?;
             let mut time = |work| {
                 let about = (&recipe.loss, &recipe.thresholds);
-                let seconds = engine.time(work, (&inputs, &target), about, args.steps as u32)?;
-                Ok::<_, Error>(seconds.unwrap_or(f64::NAN))
+                let timing = engine.time(work, (&inputs, &target), about, args.steps as u32)?;
+                timing.ok_or_else(|| Error::failed("bench", "a GPU that is none", "this is a bug; please report it"))
             };
             // The step first: it needs the most memory, and what is recorded later fits in it.
             let step = time(Work::Step)?;
-            [time(Work::Forward)?, time(Work::Gradients)?, step]
+            (launches, bytes) = (Some(step.launches), step.bytes);
+            [time(Work::Forward)?, time(Work::Gradients)?, step].map(|timing| timing.seconds)
         }
     };
     Ok(Row {
@@ -198,6 +208,8 @@ fn measure(
         step_ms: 1e3 * step,
         samples_per_second: batch as f64 / step,
         tflops: batch as f64 * floor.work.training() as f64 / step / 1e12,
+        launches,
+        bytes,
         share_of_floor: floor.seconds().map(|least| batch as f64 * least / step),
         peak_bytes: device.memory().1,
         epoch_seconds: args.epoch as f64 * step / batch as f64,

@@ -37,6 +37,17 @@ pub enum Work {
     Forward,
 }
 
+/// What recorded work takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Timing {
+    /// By the GPU's own clock.
+    pub seconds: f64,
+    /// Kernels, products, copies and fills.
+    pub launches: usize,
+    /// Bytes that its kernels move by vector accesses; counted on the emulated device only.
+    pub bytes: Option<u64>,
+}
+
 /// The settings that are part of what is recorded.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Fixed {
@@ -117,7 +128,7 @@ impl Captured {
         self.replay(shape, Work::Step, fill)
     }
 
-    /// Mean seconds of `runs` pieces of work on the batch that `fill` writes, after two that do not count. The dropout
+    /// What `runs` pieces of work on the batch that `fill` writes take on average, after one that does not count. The dropout
     /// masks are those of `key` throughout, and updates have a rate of 0.
     ///
     /// # Errors
@@ -130,15 +141,17 @@ impl Captured {
         key: DropoutKey,
         runs: u32,
         fill: impl FnOnce(&mut DeviceBatch) -> Result<()>,
-    ) -> Result<f64> {
+    ) -> Result<Timing> {
         self.gpu.step_words(key.step)?;
         self.record(model, adam, shape, work, key)?;
         let still = Update { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, rate: 0.0, step: 1 };
         self.factors.set(&[Some(still); 3])?;
         self.replay(shape, work, fill)?;
-        self.replay(shape, work, |_| Ok(()))?;
-        let seconds = self.gpu.time(|| (0..runs).try_for_each(|_| self.replay(shape, work, |_| Ok(()))));
-        Ok(seconds? / f64::from(runs))
+        let before = self.gpu.bytes_moved();
+        let seconds = self.gpu.time(|| (0..runs).try_for_each(|_| self.replay(shape, work, |_| Ok(()))))?;
+        let bytes = self.gpu.bytes_moved().zip(before).map(|(after, before)| (after - before) / u64::from(runs.max(1)));
+        let launches = self.recorded.get(&(shape, work)).map_or(0, |recorded| recorded.graph.launches());
+        Ok(Timing { seconds: seconds / f64::from(runs), launches, bytes })
     }
 
     /// Launches a forward in evaluation mode on the batch that `fill` writes, and waits for its report.

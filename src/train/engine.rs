@@ -7,8 +7,8 @@ use crate::model::{DeviceBatch, DropoutKey, EmberFormer, Group, Inputs, Kind, Mo
 use crate::ops::loss::{LossReport, LossSettings, Thresholds};
 use crate::optim::{Adam, AdamSettings};
 use crate::tensor::DType;
-pub use crate::train::captured::Work;
 use crate::train::captured::{Captured, Shape};
+pub use crate::train::captured::{Timing, Work};
 use crate::train::checkpoint::{Checkpoint, HostTensor};
 use crate::train::metrics::Totals;
 use crate::train::run::{Failure, Input, Learner, Saved, StepSettings};
@@ -74,7 +74,7 @@ impl Engine {
         }
     }
 
-    /// Mean seconds of `runs` replays of recorded work on a GPU, by its own clock, with updates of rate 0. None on the CPU.
+    /// What recorded work takes on a GPU, the mean of `runs` replays with updates of rate 0. None on the CPU.
     ///
     /// # Errors
     /// Where memory runs out, and what the device reports.
@@ -84,15 +84,15 @@ impl Engine {
         (inputs, target): (&Inputs, &Target),
         (loss, thresholds): (&LossSettings, &Thresholds),
         runs: u32,
-    ) -> Result<Option<f64>> {
+    ) -> Result<Option<Timing>> {
         let Some(gpu) = self.gpu() else { return Ok(None) };
         let mut captured = self.captured(&gpu, loss, thresholds, None)?;
         let shape = Shape { batch: inputs.batch, history: inputs.history, grid: inputs.grid };
         let key = DropoutKey { seed: 0, step: 0 };
         let fill = |to: &mut DeviceBatch| to.overwrite(&gpu, inputs, target);
-        let seconds = captured.time(&mut self.model, &self.adam, (shape, work), key, runs, fill);
+        let timing = captured.time(&mut self.model, &self.adam, (shape, work), key, runs, fill);
         self.captured = Some(captured);
-        seconds.map(Some)
+        timing.map(Some)
     }
 
     fn step_on_gpu(&mut self, gpu: &Gpu, input: Input<'_>, settings: &StepSettings<'_>) -> Result<()> {

@@ -42,6 +42,7 @@ pub(super) struct Capture {
     taken: usize,
     /// None where the driver records.
     commands: Option<Vec<Command>>,
+    launches: usize,
     pub tables: Vec<Arc<Buffer>>,
 }
 
@@ -55,6 +56,7 @@ pub struct Plan {
 /// Recorded work.
 pub struct Graph {
     replay: Replay,
+    launches: usize,
     gpu: Gpu,
     _arena: Arc<Buffer>,
     _tables: Vec<Arc<Buffer>>,
@@ -141,13 +143,16 @@ impl Mode {
         match self {
             Self::Run => false,
             Self::Plan(_) => true,
-            Self::Capture(capture) => match &mut capture.commands {
-                Some(commands) => {
-                    commands.push(command());
-                    true
+            Self::Capture(capture) => {
+                capture.launches += 1;
+                match &mut capture.commands {
+                    Some(commands) => {
+                        commands.push(command());
+                        true
+                    }
+                    None => false,
                 }
-                None => false,
-            },
+            }
         }
     }
 
@@ -202,8 +207,14 @@ impl Gpu {
             Backend::Emulated(_) => Some(Vec::new()),
         };
         let (plan, arena) = (plan.clone(), arena.clone());
-        *self.mode() =
-            Mode::Capture(Capture { plan: plan.clone(), arena: arena.clone(), taken: 0, commands, tables: Vec::new() });
+        *self.mode() = Mode::Capture(Capture {
+            plan: plan.clone(),
+            arena: arena.clone(),
+            taken: 0,
+            commands,
+            launches: 0,
+            tables: Vec::new(),
+        });
         let result = work();
         let mode = std::mem::take(&mut *self.mode());
         let recorded = match &self.0.backend {
@@ -211,15 +222,16 @@ impl Gpu {
             Backend::Emulated(_) => None,
         };
         let left = result?;
-        let Mode::Capture(capture) = mode else { return Err(bug(self, "the capture was interrupted".into())) };
+        let Mode::Capture(mut capture) = mode else { return Err(bug(self, "the capture was interrupted".into())) };
         if capture.taken != plan.places.len() {
             return Err(bug(self, format!("{} of {} planned buffers were taken", capture.taken, plan.places.len())));
         }
         let replay = match recorded {
             Some(graph) => Replay::Cuda(graph?),
-            None => Replay::Emulated(capture.commands.unwrap_or_default()),
+            None => Replay::Emulated(capture.commands.take().unwrap_or_default()),
         };
-        Ok((Graph { replay, gpu: self.clone(), _arena: arena, _tables: capture.tables }, left))
+        let Capture { launches, tables, .. } = capture;
+        Ok((Graph { replay, launches, gpu: self.clone(), _arena: arena, _tables: tables }, left))
     }
 
     /// Runs recorded work.
@@ -234,6 +246,13 @@ impl Gpu {
             }
             _ => Err(bug(self, "recorded work of another device".into())),
         }
+    }
+}
+
+impl Graph {
+    /// Kernels, products, copies and fills in it.
+    pub fn launches(&self) -> usize {
+        self.launches
     }
 }
 
