@@ -23,14 +23,18 @@ use emberformer::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu, pendin
 use emberformer::ops::conv::{conv, conv_norm};
 use emberformer::ops::dropout::{Dropout, DropoutKey, dropout};
 use emberformer::ops::feature::Norm;
+use emberformer::ops::feed_forward::{Layer, feed_forward};
 use emberformer::ops::gradient_norm::gradient_norm;
 use emberformer::ops::linear::{Activation, linear};
-use emberformer::ops::loss::{Comparison, LossSettings, Thresholds, segmentation_loss};
+use emberformer::ops::loss::{
+    Comparison, LossBuffers, LossSettings, Thresholds, segmentation_loss, segmentation_loss_on,
+};
 use emberformer::ops::map::{Map, stored_channels};
 use emberformer::ops::output_conv::output_conv;
 use emberformer::ops::pyramid::{average_pool, resize_sum};
 use emberformer::ops::refinement_input::{concat, to_map};
 use emberformer::ops::residual_norm::residual_norm;
+use emberformer::ops::self_attention::{Dropouts, Weights, self_attention};
 use emberformer::ops::slice::last_step;
 use emberformer::ops::token_embedding::{Tokens, token_embedding};
 use emberformer::ops::up_conv::{up_conv, up_conv_norm};
@@ -76,6 +80,11 @@ impl Bench {
         let mut rng = ChaCha8Rng::seed_from_u64(7);
         let values = (0..shape.iter().product()).map(|_| rng.random_range(-1.0..1.0));
         Tensor::from_host(&self.device, dtype, shape, values).expect("memory")
+    }
+
+    fn ones(&self, shape: &[usize]) -> Tensor {
+        Tensor::from_host(&self.device, DType::F32, shape, vec![1.0; shape.iter().product()].into_iter())
+            .expect("memory")
     }
 
     fn leaf(&self, leaf: Leaf<'_>) -> Tensor {
@@ -211,6 +220,19 @@ fn temporal(c: &mut Criterion) {
         &[A(&[R, T, D]), A(&[R, T, D]), P(&[D]), P(&[D])],
         |t, x| residual_norm(t, &x[0], &x[1], &x[2], &x[3], Some(DROP)),
     );
+    let shapes = [A(&[R, T, D]), P(&[256, D]), P(&[256]), P(&[D, 256]), P(&[D]), P(&[D]), P(&[D])];
+    on.bench(c, "feed_forward", flops(4 * R * T * D * 256), &shapes, |t, x| {
+        let [inner, outer] = [Some(DROP), Some(Dropout { site: 1, ..DROP })];
+        let layer = Layer { w1: &x[1], b1: &x[2], w2: &x[3], b2: &x[4], gamma: &x[5], beta: &x[6], inner, outer };
+        feed_forward(t, &x[0], &layer)
+    });
+    let layer = [A(&[R, T, D]), P(&[3 * D, D]), P(&[3 * D]), P(&[D, D]), P(&[D]), P(&[D]), P(&[D])];
+    on.bench(c, "self_attention", on.activations(2 * R * T * D), &layer, |t, x| {
+        let [in_weight, in_bias, out_weight, out_bias, gamma, beta] = [1, 2, 3, 4, 5, 6].map(|i| x[i].clone());
+        let weights = Weights { in_weight, in_bias, out_weight, out_bias, gamma, beta };
+        let dropouts = Dropouts { probabilities: Some(DROP), residual: Some(Dropout { site: 1, ..DROP }) };
+        self_attention(t, &x[0], &weights, &valid, 4, false, dropouts)
+    });
     on.bench(c, "slice: last_step", on.activations(2 * R * D), &[A(&[R, T, D])], |t, x| last_step(t, &x[0]));
     on.bench(c, "dropout", on.activations(2 * R * 256), &[A(&[R, 256])], |t, x| dropout(t, &x[0], Some(DROP)));
 }
@@ -266,12 +288,12 @@ fn refinement(c: &mut Criterion) {
             Ok(conv_norm(t, &between, &x[4], norm, 0)?.value)
         });
     }
-    // With the batch norm before it, of running statistics: on a GPU one op, of 3 maps backward.
+    // With the batch norm before it, of running statistics: on a GPU one op that moves the map once, and three times backward.
     let map = Map { batch: B, height: 400, width: 400, channels: 32, halo: 1 };
-    let running = on.random(DType::F32, &[32]);
+    let (mean, var) = (on.random(DType::F32, &[32]), on.ones(&[32]));
     let shapes = [M(map), P(&[32]), P(&[32]), P(&[1, 32, 1, 1]), P(&[1])];
-    on.bench(c, "output_conv with its batch norm", on.activations(map.len()), &shapes, |t, x| {
-        let x0 = pending(t, &x[0], &x[1], &x[2], Statistics::Running(&running, &x[1].value().clone()), None)?;
+    on.bench(c, "output_conv with batch norm", on.activations(map.len()), &shapes, |t, x| {
+        let x0 = pending(t, &x[0], &x[1], &x[2], Statistics::Running(&mean, &var), None)?;
         output_conv(t, &x0, &x[3], &x[4], 0)
     });
 }
@@ -293,8 +315,20 @@ fn losses_and_optimiser(c: &mut Criterion) {
         let mut group = c.benchmark_group(name);
         for (what, backward, passes) in [("forward", false, 1), ("forward + backward", true, 3)] {
             group.sample_size(10).throughput(floats(passes * B * 400 * 400));
-            let run =
-                || segmentation_loss(device, &logits, &comparison, &settings, &thresholds, backward).expect("a loss");
+            // As in a step: on a GPU nobody waits for the report.
+            let buffers = match device {
+                Device::Gpu(gpu) => Some(LossBuffers::new(gpu, &thresholds).expect("memory")),
+                Device::Cpu(_) => None,
+            };
+            let run = || match &buffers {
+                Some(buffers) => {
+                    segmentation_loss_on(logits.value(), &comparison, &settings, backward, buffers).expect("a loss")
+                }
+                None => {
+                    let result = segmentation_loss(device, &logits, &comparison, &settings, &thresholds, backward);
+                    result.expect("a loss").1
+                }
+            };
             group.bench_function(what, |b| b.iter_custom(|n| timed(device, n, 0, || (), |()| run())));
         }
     }

@@ -184,6 +184,58 @@ typedef struct AttentionBackward {
 } AttentionBackward;
 SIZE(AttentionBackward, 128);
 
+// ---- self_attention ----
+
+// Width 64, bf16.
+typedef struct SelfAttention {
+    const void *x; // [R, T, 64]
+    const float *in_weight; // [192, 64]: queries, keys, values
+    const float *in_bias; // [192]
+    const float *out_weight; // [64, 64]
+    const float *out_bias; // [64]
+    const float *gamma; // [64]
+    const float *beta; // [64]
+    const unsigned char *valid; // [B, T]
+    unsigned int rows; // R = B·N
+    unsigned int patches; // N
+    unsigned int steps; // T, at most 32
+    unsigned int reciprocal; // ⌊2^16 / T⌋ + 1
+    unsigned int tile_patches; // ⌊32 / T⌋
+    unsigned int heads;
+    float scale; // 1 / √head size
+    unsigned int unused;
+    Dropout probabilities;
+    Dropout residual;
+} SelfAttention;
+SIZE(SelfAttention, 160);
+
+typedef struct SelfAttentionForward {
+    void *y; // [R, Tq, 64], Tq = T or 1
+    SelfAttention layer;
+} SelfAttentionForward;
+SIZE(SelfAttentionForward, 168);
+
+typedef struct SelfAttentionBackward {
+    void *dx; // [R, T, 64]
+    const void *dy; // [R, Tq, 64]
+    float *partials; // [blocks, 16768]: gradients of in_weight, in_bias, out_weight, out_bias, gamma, beta
+    SelfAttention layer;
+} SelfAttentionBackward;
+SIZE(SelfAttentionBackward, 184);
+
+// The partials summed over the blocks.
+typedef struct SelfAttentionSums {
+    float *in_weight;
+    float *in_bias;
+    float *out_weight;
+    float *out_bias;
+    float *gamma;
+    float *beta;
+    const float *partials;
+    unsigned int blocks;
+} SelfAttentionSums;
+SIZE(SelfAttentionSums, 64);
+
 // ---- linear ----
 
 // y += bias in every row
@@ -256,6 +308,67 @@ typedef struct ResidualNormBackward {
     Dropout dropout;
 } ResidualNormBackward;
 SIZE(ResidualNormBackward, 96);
+
+// ---- feed_forward ----
+
+// to = w1, then w2, rounded to bf16
+typedef struct FeedForwardPack {
+    void *to;
+    const float *w1;
+    const float *w2;
+    unsigned int len; // of each, a multiple of 8
+} FeedForwardPack;
+SIZE(FeedForwardPack, 32);
+
+// y = layer_norm(x + drop(drop(gelu(x·w1ᵀ + b1))·w2ᵀ + b2))·gamma + beta
+typedef struct FeedForward {
+    void *y;          // [rows, 64]
+    void *normalized; // [rows, 64]: y before gamma and beta; null: not wanted, nor is rstd
+    float *rstd;      // [rows, rounded up to a multiple of 16]
+    const void *x;    // [rows, 64]
+    const void *weights; // w1 [hidden, 64], then w2 [64, hidden]
+    const float *b1;
+    const float *b2;
+    const float *gamma;
+    const float *beta;
+    unsigned long long rows;
+    unsigned int hidden; // a multiple of 64
+    Dropout inner;       // of [rows, hidden]
+    Dropout outer;       // of [rows, 64]
+} FeedForward;
+SIZE(FeedForward, 152);
+
+// dx, and the block's sums of the other gradients: of w1, w2, b1, b2, gamma and beta in this order
+typedef struct FeedForwardBackward {
+    void *dx; // [rows, 64]; may be dy
+    const void *dy;
+    const void *x;
+    const void *normalized;
+    const float *rstd;
+    const void *weights;
+    const float *b1;
+    const float *gamma;
+    float *partials; // [blocks, 129·hidden + 192]
+    unsigned long long rows;
+    unsigned int hidden;
+    Dropout inner;
+    Dropout outer;
+} FeedForwardBackward;
+SIZE(FeedForwardBackward, 152);
+
+// The partials summed over blocks
+typedef struct FeedForwardSum {
+    float *dw1; // [hidden, 64]
+    float *dw2; // [64, hidden]
+    float *db1;
+    float *db2;
+    float *dgamma;
+    float *dbeta;
+    const float *partials;
+    unsigned int blocks;
+    unsigned int hidden;
+} FeedForwardSum;
+SIZE(FeedForwardSum, 64);
 
 // ---- dropout ----
 

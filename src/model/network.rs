@@ -2,18 +2,18 @@
 
 use super::{DeviceInputs, EmberFormer, FireEmbedding, ModelSettings, Parameters};
 use crate::Result;
-use crate::ops::attention::attention;
 use crate::ops::batch_norm::{Statistics, batch_norm_relu};
 use crate::ops::conv::conv_norm;
 use crate::ops::dropout::{Dropout, DropoutKey, dropout};
 use crate::ops::feature::{Feature, Norm};
+use crate::ops::feed_forward::{Layer, feed_forward};
 use crate::ops::linear::{Activation, linear};
 use crate::ops::map::Map;
 use crate::ops::output_conv::output_conv;
 use crate::ops::pyramid::{average_pool, resize_sum};
 use crate::ops::refinement_input::{concat, to_map};
-use crate::ops::residual_norm::residual_norm;
-use crate::ops::slice::{last_step, slice};
+use crate::ops::self_attention::{Dropouts, Weights, self_attention};
+use crate::ops::slice::slice;
 use crate::ops::token_embedding::{Tokens, token_embedding};
 use crate::ops::up_conv::up_conv_norm;
 use crate::tape::{Tape, Var};
@@ -108,39 +108,24 @@ impl<'a> Pass<'a> {
         for l in 0..self.settings.layers {
             let name = |part: &str| format!("temporal_transformer.transformer.layers.{l}.{part}");
             let last = l + 1 == self.settings.layers;
-            let (rows, steps) = (x.shape()[0], x.shape()[1]);
-            let (weight, bias) =
-                (self.var(&name("self_attn.in_proj_weight")), self.var(&name("self_attn.in_proj_bias")));
-            let parts = [0..d, d..3 * d].map(|range| {
-                let w = slice(&mut self.tape, &weight, range.clone(), 0..d)?;
-                Ok((w, slice(&mut self.tape, &bias, range, 0..1)?))
-            });
-            let [q_part, kv_part] = parts;
-            let ((wq, bq), (wkv, bkv)) = (q_part?, kv_part?);
-            let kv = linear(&mut self.tape, &x, &wkv, Some(&bkv), Activation::Identity)?; // [R, T, 2d]
-            if last {
-                x = last_step(&mut self.tape, &x)?; // [R, d]
-                x = self.tape.reshape(&x, &[rows, 1, d]);
-            }
-            let q = linear(&mut self.tape, &x, &wq, Some(&bq), Activation::Identity)?; // [R, T or 1, d]
-            debug_assert_eq!(kv.shape(), [rows, steps, 2 * d]);
-            let drop = self.drop(p, 4 * l);
-            let attended = attention(&mut self.tape, &q, &kv, &valid, self.settings.heads, drop)?;
-            let attended = self.layer(&attended, &name("self_attn.out_proj"), Activation::Identity)?;
-            x = self.norm(&x, &attended, &name("norm1"), 4 * l + 1)?;
-            let drop = self.drop(p, 4 * l + 2);
-            let hidden = self.layer(&x, &name("linear1"), Activation::Gelu(drop))?; // [R, T or 1, ff]
-            let forward = self.layer(&hidden, &name("linear2"), Activation::Identity)?;
-            x = self.norm(&x, &forward, &name("norm2"), 4 * l + 3)?;
+            let weights = Weights {
+                in_weight: self.var(&name("self_attn.in_proj_weight")),
+                in_bias: self.var(&name("self_attn.in_proj_bias")),
+                out_weight: self.var(&name("self_attn.out_proj.weight")),
+                out_bias: self.var(&name("self_attn.out_proj.bias")),
+                gamma: self.var(&name("norm1.weight")),
+                beta: self.var(&name("norm1.bias")),
+            };
+            let dropouts = Dropouts { probabilities: self.drop(p, 4 * l), residual: self.drop(p, 4 * l + 1) };
+            x = self_attention(&mut self.tape, &x, &weights, &valid, self.settings.heads, last, dropouts)?; // [R, T or 1, d]
+            let parameters =
+                ["linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias", "norm2.weight", "norm2.bias"];
+            let [w1, b1, w2, b2, gamma, beta] = &parameters.map(|part| self.var(&name(part)));
+            let [inner, outer] = [4 * l + 2, 4 * l + 3].map(|site| self.drop(p, site));
+            x = feed_forward(&mut self.tape, &x, &Layer { w1, b1, w2, b2, gamma, beta, inner, outer })?;
         }
         let (rows, steps) = (x.shape()[0], x.shape()[1]);
         Ok(self.tape.reshape(&x, &[rows, steps * d]))
-    }
-
-    fn norm(&mut self, x: &Var, residual: &Var, name: &str, site: usize) -> Result<Var> {
-        let (gamma, beta) = (self.var(&format!("{name}.weight")), self.var(&format!("{name}.bias")));
-        let drop = self.drop(self.settings.dropout, site);
-        residual_norm(&mut self.tape, x, residual, &gamma, &beta, drop)
     }
 
     /// What `run` makes of the tape and of batch norm `name`: γ, β and statistics.

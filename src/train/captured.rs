@@ -5,7 +5,7 @@
 
 use crate::device::gpu::{Buffer, Gpu, Graph};
 use crate::model::{DeviceBatch, DropoutKey, EmberFormer};
-use crate::ops::adam::Factors;
+use crate::ops::adam::{Factors, Update};
 use crate::ops::gradient_norm::{GradientReport, GradientState};
 use crate::ops::loss::{LossBuffers, LossReport, LossSettings, LossTotals, Thresholds};
 use crate::optim::Adam;
@@ -24,6 +24,17 @@ pub struct Shape {
     pub history: usize,
     /// Patch grid.
     pub grid: Grid,
+}
+
+/// Which work is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Work {
+    /// Forward, backward, clipping and update.
+    Step,
+    /// Forward and backward of a training step.
+    Gradients,
+    /// The forward in evaluation mode.
+    Forward,
 }
 
 /// The settings that are part of what is recorded.
@@ -49,7 +60,7 @@ pub struct Captured {
     training: LossBuffers,
     evaluation: LossBuffers,
     arena: Option<Arc<Buffer>>,
-    recorded: HashMap<(Shape, bool), Recorded>,
+    recorded: HashMap<(Shape, Work), Recorded>,
 }
 
 impl Captured {
@@ -101,11 +112,33 @@ impl Captured {
         fill: impl FnOnce(&mut DeviceBatch) -> Result<()>,
     ) -> Result<()> {
         self.gpu.step_words(settings.key.step)?;
-        if !self.recorded.contains_key(&(shape, true)) {
-            self.record(model, Some(adam), shape, settings.key)?;
-        }
+        self.record(model, adam, shape, Work::Step, settings.key)?;
         self.factors.set(&adam.advance(settings.rates, settings.frozen))?;
-        self.replay(shape, true, fill)
+        self.replay(shape, Work::Step, fill)
+    }
+
+    /// Mean seconds of `runs` pieces of work on the batch that `fill` writes, after two that do not count. The dropout
+    /// masks are those of `key` throughout, and updates have a rate of 0.
+    ///
+    /// # Errors
+    /// Where memory runs out, and what the device reports.
+    pub fn time(
+        &mut self,
+        model: &mut EmberFormer,
+        adam: &Adam,
+        (shape, work): (Shape, Work),
+        key: DropoutKey,
+        runs: u32,
+        fill: impl FnOnce(&mut DeviceBatch) -> Result<()>,
+    ) -> Result<f64> {
+        self.gpu.step_words(key.step)?;
+        self.record(model, adam, shape, work, key)?;
+        let still = Update { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, rate: 0.0, step: 1 };
+        self.factors.set(&[Some(still); 3])?;
+        self.replay(shape, work, fill)?;
+        self.replay(shape, work, |_| Ok(()))?;
+        let seconds = self.gpu.time(|| (0..runs).try_for_each(|_| self.replay(shape, work, |_| Ok(()))));
+        Ok(seconds? / f64::from(runs))
     }
 
     /// Launches a forward in evaluation mode on the batch that `fill` writes, and waits for its report.
@@ -115,54 +148,70 @@ impl Captured {
     pub fn evaluate(
         &mut self,
         model: &mut EmberFormer,
+        adam: &Adam,
         shape: Shape,
         fill: impl FnOnce(&mut DeviceBatch) -> Result<()>,
     ) -> Result<LossReport> {
-        if !self.recorded.contains_key(&(shape, false)) {
-            self.record(model, None, shape, DropoutKey { seed: 0, step: 0 })?;
-        }
-        self.replay(shape, false, fill)?;
+        self.record(model, adam, shape, Work::Forward, DropoutKey { seed: 0, step: 0 })?;
+        self.replay(shape, Work::Forward, fill)?;
         self.evaluation.report()
     }
 
-    fn replay(
-        &mut self,
-        shape: Shape,
-        training: bool,
-        fill: impl FnOnce(&mut DeviceBatch) -> Result<()>,
-    ) -> Result<()> {
-        let Some(recorded) = self.recorded.get_mut(&(shape, training)) else {
+    fn replay(&self, shape: Shape, work: Work, fill: impl FnOnce(&mut DeviceBatch) -> Result<()>) -> Result<()> {
+        let Some(recorded) = self.recorded.get(&(shape, work)) else {
             return Err(Error::failed(
                 self.gpu.describe(),
                 "a step was not recorded",
                 "this is a bug; please report it",
             ));
         };
-        fill(&mut recorded.batch)?;
+        fill(&mut recorded.batch.clone())?;
         self.gpu.replay(&recorded.graph)
     }
 
-    /// Records a step, or without `adam` an evaluation.
-    fn record(&mut self, model: &mut EmberFormer, adam: Option<&Adam>, shape: Shape, key: DropoutKey) -> Result<()> {
+    /// Records work, unless it is.
+    fn record(
+        &mut self,
+        model: &mut EmberFormer,
+        adam: &Adam,
+        shape: Shape,
+        work: Work,
+        key: DropoutKey,
+    ) -> Result<()> {
+        if self.recorded.contains_key(&(shape, work)) {
+            return Ok(());
+        }
         let gpu = self.gpu.clone();
         let Shape { batch, history, grid } = shape;
         model.check_history(history)?;
         let channels = model.settings().static_channels;
         let batch = DeviceBatch::uninitialized(&gpu, model.activations(), grid, channels, (batch, history))?;
-        let plan = Arc::new(gpu.plan(|| self.launch(model, adam, &batch, key))?);
+        let plan = Arc::new(gpu.plan(|| self.launch(model, adam, &batch, work, key))?);
         if self.arena.as_ref().is_none_or(|arena| arena.bytes() < plan.bytes()) {
             self.clear(model);
             self.arena = Some(Arc::new(gpu.take(plan.bytes())?));
         }
         let Some(arena) = self.arena.clone() else { unreachable!("just made") };
-        let (graph, ()) = gpu.capture(&plan, &arena, || self.launch(model, adam, &batch, key))?;
-        self.recorded.insert((shape, adam.is_some()), Recorded { graph, batch });
+        let (graph, ()) = gpu.capture(&plan, &arena, || self.launch(model, adam, &batch, work, key))?;
+        self.recorded.insert((shape, work), Recorded { graph, batch });
         Ok(())
     }
 
-    fn launch(&self, model: &mut EmberFormer, adam: Option<&Adam>, batch: &DeviceBatch, key: DropoutKey) -> Result<()> {
-        let Some(adam) = adam else { return model.launch_evaluation(batch, &self.fixed.loss, &self.evaluation) };
+    fn launch(
+        &self,
+        model: &mut EmberFormer,
+        adam: &Adam,
+        batch: &DeviceBatch,
+        work: Work,
+        key: DropoutKey,
+    ) -> Result<()> {
+        if work == Work::Forward {
+            return model.launch_evaluation(batch, &self.fixed.loss, &self.evaluation);
+        }
         model.launch_training(batch, &self.fixed.loss, key, &self.training)?;
+        if work == Work::Gradients {
+            return Ok(());
+        }
         adam.launch(&self.gpu, model.parameters(), &self.factors, &self.training, &self.state)
     }
 

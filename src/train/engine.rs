@@ -3,10 +3,11 @@
 use crate::data::batch::Batch;
 use crate::device::Device;
 use crate::device::gpu::Gpu;
-use crate::model::{EmberFormer, Group, Kind, ModelSettings};
+use crate::model::{DeviceBatch, DropoutKey, EmberFormer, Group, Inputs, Kind, ModelSettings, Target};
 use crate::ops::loss::{LossReport, LossSettings, Thresholds};
 use crate::optim::{Adam, AdamSettings};
 use crate::tensor::DType;
+pub use crate::train::captured::Work;
 use crate::train::captured::{Captured, Shape};
 use crate::train::checkpoint::{Checkpoint, HostTensor};
 use crate::train::metrics::Totals;
@@ -71,6 +72,27 @@ impl Engine {
                 Ok(captured)
             }
         }
+    }
+
+    /// Mean seconds of `runs` replays of recorded work on a GPU, by its own clock, with updates of rate 0. None on the CPU.
+    ///
+    /// # Errors
+    /// Where memory runs out, and what the device reports.
+    pub fn time(
+        &mut self,
+        work: Work,
+        (inputs, target): (&Inputs, &Target),
+        (loss, thresholds): (&LossSettings, &Thresholds),
+        runs: u32,
+    ) -> Result<Option<f64>> {
+        let Some(gpu) = self.gpu() else { return Ok(None) };
+        let mut captured = self.captured(&gpu, loss, thresholds, None)?;
+        let shape = Shape { batch: inputs.batch, history: inputs.history, grid: inputs.grid };
+        let key = DropoutKey { seed: 0, step: 0 };
+        let fill = |to: &mut DeviceBatch| to.overwrite(&gpu, inputs, target);
+        let seconds = captured.time(&mut self.model, &self.adam, (shape, work), key, runs, fill);
+        self.captured = Some(captured);
+        seconds.map(Some)
     }
 
     fn step_on_gpu(&mut self, gpu: &Gpu, input: Input<'_>, settings: &StepSettings<'_>) -> Result<()> {
@@ -198,8 +220,8 @@ impl Learner for Engine {
         let Some(gpu) = self.gpu() else { return self.model.evaluate(&batch.inputs, &batch.target, loss, thresholds) };
         let grad_clip = self.captured.as_ref().and_then(Captured::grad_clip);
         let mut captured = self.captured(&gpu, loss, thresholds, grad_clip)?;
-        let fill = |to: &mut _| crate::model::DeviceBatch::overwrite(to, &gpu, &batch.inputs, &batch.target);
-        let report = captured.evaluate(&mut self.model, shape(batch), fill);
+        let fill = |to: &mut DeviceBatch| to.overwrite(&gpu, &batch.inputs, &batch.target);
+        let report = captured.evaluate(&mut self.model, &self.adam, shape(batch), fill);
         self.captured = Some(captured);
         report
     }

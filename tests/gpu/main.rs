@@ -7,6 +7,7 @@ mod captured;
 mod conv;
 mod device;
 mod dropout;
+mod feed_forward;
 #[path = "../common/fires.rs"]
 mod fires;
 mod gather;
@@ -23,6 +24,7 @@ mod pyramid;
 mod real_size;
 mod refinement_input;
 mod residual_norm;
+mod self_attention;
 mod slice;
 mod token_embedding;
 mod up_conv;

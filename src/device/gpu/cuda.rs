@@ -361,6 +361,20 @@ impl Cuda {
         self.stream.context().new_event(None).map_err(|e| self.error("an event", &e))
     }
 
+    /// Seconds that the device takes for what `work` launches.
+    pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let event = || {
+            let event = self.stream.context().new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
+            event.map_err(|e| self.error("an event", &e))
+        };
+        let (start, end) = (event()?, event()?);
+        self.record(&start)?;
+        work()?;
+        self.record(&end)?;
+        self.synchronize()?;
+        Ok(f64::from(start.elapsed_ms(&end).map_err(|e| self.error("an event's time", &e))?) * 1e-3)
+    }
+
     /// `event` passes when all work of the kernels' stream so far is done.
     pub fn record(&self, event: &CudaEvent) -> Result<()> {
         event.record(&self.stream).map_err(|e| self.error("an event", &e))

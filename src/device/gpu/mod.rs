@@ -9,11 +9,13 @@ mod cuda;
 mod emulated;
 mod gemm;
 mod graph;
+mod peaks;
 
 pub use ahead::{Event, Pinned, Sending};
 pub use cuda::count;
 pub use gemm::Gemm;
 pub use graph::{Graph, Plan};
+pub use peaks::Peaks;
 
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -24,6 +26,7 @@ use gemm::Product;
 use graph::Mode;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// The Rust side of `kernels/include/params.h`, made by bindgen.
 #[allow(missing_docs, rustdoc::all, clippy::all, clippy::undocumented_unsafe_blocks)]
@@ -496,6 +499,21 @@ impl Gpu {
         match &self.0.backend {
             Backend::Cuda(cuda) => cuda.synchronize(),
             Backend::Emulated(_) => Ok(()),
+        }
+    }
+
+    /// Seconds that the device takes for what `work` launches, by its own clock.
+    ///
+    /// # Errors
+    /// Those of `work`, and what the driver reports.
+    pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        match &self.0.backend {
+            Backend::Cuda(cuda) => cuda.time(work),
+            Backend::Emulated(_) => {
+                let start = Instant::now();
+                work()?;
+                Ok(start.elapsed().as_secs_f64())
+            }
         }
     }
 
