@@ -26,8 +26,8 @@
 #include "async.cuh"
 #include "common.cuh"
 #include "mma.cuh"
-#include "tile.cuh"
 #include "patches.cuh"
+#include "tile.cuh"
 
 namespace conv {
 
