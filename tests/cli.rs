@@ -77,7 +77,7 @@ fn train_then_look_at_it_with_every_command() {
         .stdout(contains("parameters").and(contains("epoch 2/2")).and(contains("copy-last F1")));
     place.write_config("other", "bce_dice");
     place.run("train --config other.yaml --runs-dir runs --quiet").success().stdout("");
-    assert!(place.path("runs/tiny/images/epoch_001_0.png").exists());
+    assert!(place.path("runs/tiny/previews/epoch_001/sample_0.png").exists());
 
     let rows = place.lines("runs/tiny/metrics.jsonl");
     let epochs: Vec<&Value> = rows.iter().filter(|row| row.get("val/f1_epoch").is_some()).collect();

@@ -107,7 +107,7 @@ pub fn run(args: Args) -> Result<()> {
         config.sampler_settings().max_seq_len,
         true,
         |batch| model.evaluate(&batch.inputs, &batch.target, &loss, &thresholds),
-        |done, _| bar.set_position(done as u64),
+        |totals, _| bar.set_position(totals.samples),
     )?;
     bar.finish_and_clear();
 

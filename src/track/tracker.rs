@@ -1,13 +1,18 @@
-//! The training loop's observer: writes metrics.jsonl, train.log and result.json, and shows progress.
+//! The training loop's observer: writes metrics.jsonl, train.log and result.json, hands all of it to the programs that
+//! show runs, and shows progress.
 
 use crate::data::batch::Batch;
+use crate::device::Device;
 use crate::ops::loss::LossSettings;
 use crate::storage::write_whole;
-use crate::track::console::Console;
+use crate::track::console::{self, Console};
 use crate::track::folder::{Expected, FinishedRun, RESULT_VERSION, RunFolder};
+use crate::track::sink::{End, Line, Picture, Sink};
+use crate::track::tensorboard::TensorBoard;
+use crate::track::wandb::{self, Wandb};
 use crate::train::checkpoint::Progress;
 use crate::train::evaluate::RunResult;
-use crate::train::metrics::Metrics;
+use crate::train::metrics::{Metrics, Totals};
 use crate::train::run::{Ended, EpochEnd, Observer, Start, Step};
 use crate::{Error, Result};
 use std::fs::{File, OpenOptions, TryLockError};
@@ -28,6 +33,10 @@ pub struct About {
     pub expected: Expected,
     /// Epochs without a gain after which it stops, where it stops early.
     pub patience: Option<u64>,
+    /// The resolved configuration.
+    pub config: serde_json::Value,
+    /// How the run goes to Weights & Biases, where it does.
+    pub wandb: Option<wandb::Settings>,
 }
 
 /// Draws a preview: the images folder, the epoch, a batch and its logits.
@@ -37,13 +46,26 @@ pub type Preview = Box<dyn FnMut(&Path, u64, &Batch, &[f32]) -> Result<()>>;
 pub struct Tracker {
     folder: RunFolder,
     about: About,
+    device: Device,
     console: Console,
     metrics: File,
+    /// Lines of metrics.jsonl.
+    rows: u64,
     log: File,
     began: Instant,
     epochs: u64,
     steps_per_epoch: u64,
+    /// Steps done in all.
+    step: u64,
+    /// The epoch that is under way, and the samples seen of it.
+    seen: (u64, u64),
     preview: Option<Preview>,
+    /// Where else the run is written.
+    sinks: Vec<Box<dyn Sink>>,
+    /// Lines of the log, until the run begins.
+    early: Option<Vec<String>>,
+    /// The previews of the epoch that is about to end.
+    pictures: Vec<Picture>,
 }
 
 impl Tracker {
@@ -51,7 +73,7 @@ impl Tracker {
     ///
     /// # Errors
     /// What the disk says; a run that another process is writing.
-    pub fn new(folder: RunFolder, about: About, console: Console) -> Result<Self> {
+    pub fn new(folder: RunFolder, about: About, device: Device, console: Console) -> Result<Self> {
         let open = |name: &str| {
             let path = folder.path(name);
             let file = OpenOptions::new().create(true).append(true).read(true).open(&path);
@@ -63,8 +85,24 @@ impl Tracker {
             return Err(Error::failed(folder.root().display(), "another process is writing this run", remedy));
         }
         let metrics = open("metrics.jsonl")?;
-        let began = Instant::now();
-        Ok(Self { folder, about, console, metrics, log, began, epochs: 0, steps_per_epoch: 0, preview: None })
+        Ok(Self {
+            folder,
+            about,
+            device,
+            console,
+            metrics,
+            rows: 0,
+            log,
+            began: Instant::now(),
+            epochs: 0,
+            steps_per_epoch: 0,
+            step: 0,
+            seen: (0, 0),
+            preview: None,
+            sinks: Vec::new(),
+            early: Some(Vec::new()),
+            pictures: Vec::new(),
+        })
     }
 
     /// Sets what draws previews.
@@ -78,7 +116,71 @@ impl Tracker {
     /// What the disk says.
     pub fn line(&mut self, text: &str) -> Result<()> {
         self.console.line(text);
-        self.note(text)
+        self.note(text)?;
+        match &mut self.early {
+            Some(early) => early.push(text.to_string()),
+            None => self.each(|sink| sink.log(text)),
+        }
+        Ok(())
+    }
+
+    /// The run ended with an error.
+    pub fn failed(&mut self, error: &Error) {
+        self.console.clear();
+        let text = format!("error: {error}");
+        drop(self.note(&text));
+        self.each(|sink| sink.log(&text));
+        let end = End { step: self.step, failed: true, result: None };
+        self.each(|sink| sink.finish(&end));
+    }
+
+    /// Hands something to each of the other places. One that fails is told about and given up: training goes on.
+    fn each(&mut self, mut act: impl FnMut(&mut dyn Sink) -> Result<()>) {
+        let mut warnings = Vec::new();
+        self.sinks.retain_mut(|sink| {
+            let outcome = act(sink.as_mut());
+            warnings.extend(sink.notes().into_iter().map(|note| format!("{}: {note}", sink.name())));
+            warnings.extend(outcome.as_ref().err().map(|e| given_up(sink.name(), e)));
+            outcome.is_ok()
+        });
+        for warning in warnings {
+            self.warn(&warning);
+        }
+    }
+
+    /// A line for people who asked for no others, and for the log.
+    fn warn(&mut self, text: &str) {
+        self.console.warn(text);
+        drop(self.note(&format!("warning: {text}")));
+    }
+
+    /// Opens the other places where the run is written.
+    fn open_sinks(&mut self, step: u64) {
+        let board = TensorBoard::open(self.folder.root(), step, &self.about.config);
+        self.add("TensorBoard", board);
+        if let Some(settings) = self.about.wandb.clone() {
+            let open = |kept: Vec<Metrics>| Wandb::open(self.folder.root(), settings, &self.about.config, &kept);
+            let wandb = self.kept().and_then(open);
+            self.add("Weights & Biases", wandb);
+        }
+        let early = self.early.take().unwrap_or_default();
+        self.each(|sink| early.iter().try_for_each(|text| sink.log(text)));
+    }
+
+    fn add(&mut self, name: &str, sink: Result<impl Sink + 'static>) {
+        match sink {
+            Ok(sink) => self.sinks.push(Box::new(sink)),
+            Err(e) => self.warn(&given_up(name, &e)),
+        }
+    }
+
+    /// The lines of metrics.jsonl.
+    fn kept(&self) -> Result<Vec<Metrics>> {
+        let path = self.folder.path("metrics.jsonl");
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "cannot read", &e))?;
+        let parse =
+            |line: &str| serde_json::from_str(line).map_err(|e| Error::failed(path.display(), e, "restore the file"));
+        text.lines().map(parse).collect()
     }
 
     /// A line for the log, after the seconds since the start.
@@ -87,12 +189,20 @@ impl Tracker {
         self.log.write_all(line.as_bytes()).map_err(|e| Error::io(self.folder.path("train.log"), "cannot write", &e))
     }
 
-    fn metrics_line(&mut self, row: &Metrics) -> Result<()> {
+    /// Writes a line of metrics.jsonl; returns which one it is.
+    fn metrics_line(&mut self, row: &Metrics) -> Result<u64> {
         let path = self.folder.path("metrics.jsonl");
         let mut line = serde_json::to_vec(row)
             .map_err(|e| Error::failed(path.display(), e, "this is a defect; please report it"))?;
         line.push(b'\n');
-        self.metrics.write_all(&line).map_err(|e| Error::io(&path, "cannot write", &e))
+        self.metrics.write_all(&line).map_err(|e| Error::io(&path, "cannot write", &e))?;
+        self.rows += 1;
+        Ok(self.rows - 1)
+    }
+
+    /// Bytes in use on the GPU.
+    fn gpu_memory(&self) -> Option<usize> {
+        matches!(self.device, Device::Gpu(_)).then(|| self.device.memory().0)
     }
 
     /// Cuts metrics.jsonl back to its first `rows` lines.
@@ -117,6 +227,10 @@ impl Tracker {
     }
 }
 
+fn given_up(name: &str, error: &Error) -> String {
+    format!("{error}; training goes on without {name}")
+}
+
 fn number(row: &Metrics, name: &str) -> f64 {
     row.get(name).and_then(|v| v.as_f64()).unwrap_or(f64::NAN)
 }
@@ -124,7 +238,9 @@ fn number(row: &Metrics, name: &str) -> f64 {
 impl Observer for Tracker {
     fn start(&mut self, start: &Start) -> Result<()> {
         self.truncate_metrics(start.rows)?;
+        (self.rows, self.step) = (start.rows, start.step);
         (self.epochs, self.steps_per_epoch) = (start.epochs, start.steps_per_epoch);
+        self.open_sinks(start.step);
         if start.step > 0 {
             self.line(&format!("resuming at step {} of epoch {}", start.step, start.epoch + 1))?;
         }
@@ -132,20 +248,43 @@ impl Observer for Tracker {
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
+        self.step = step.step;
         if let Some(row) = step.row {
-            self.metrics_line(row)?;
+            let index = self.metrics_line(row)?;
+            self.each(|sink| sink.step(&Line { index, row }));
         }
-        let what = format!("epoch {}/{}", step.epoch + 1, self.epochs);
-        self.console.progress(&what, step.position, self.steps_per_epoch, &format!("loss {:.4}", step.loss));
+        self.each(|sink| sink.tick());
+        if self.seen.0 != step.epoch {
+            self.seen = (step.epoch, 0);
+        }
+        self.seen.1 += step.samples as u64;
+        self.console.progress(&console::Progress {
+            what: &format!("epoch {}/{}", step.epoch + 1, self.epochs),
+            done: step.position,
+            all: self.steps_per_epoch,
+            samples: self.seen.1,
+            loss: step.loss,
+            memory: self.gpu_memory(),
+        });
         Ok(())
     }
 
-    fn evaluating(&mut self, what: &str, done: usize, all: usize) {
-        self.console.progress(&format!("evaluating {what}"), done as u64, all as u64, "");
+    fn evaluating(&mut self, what: &str, totals: &Totals, all: u64) {
+        self.each(|sink| sink.tick());
+        self.console.progress(&console::Progress {
+            what: &format!("evaluating {what}"),
+            done: totals.samples,
+            all,
+            samples: totals.samples,
+            loss: totals.mean_loss(),
+            memory: self.gpu_memory(),
+        });
     }
 
     fn epoch_end(&mut self, end: &EpochEnd) -> Result<()> {
-        self.metrics_line(end.row)?;
+        let index = self.metrics_line(end.row)?;
+        let pictures = std::mem::take(&mut self.pictures);
+        self.each(|sink| sink.epoch(&Line { index, row: end.row }, end, &pictures));
         let value = |name: &str| number(end.row, &format!("{name}_epoch"));
         let mut text = format!(
             "epoch {}/{}: loss {:.4}, val loss {:.4}, F1 {:.4} (precision {:.4}, recall {:.4}), IoU {:.4}, AP {:.4}, \
@@ -163,6 +302,9 @@ impl Observer for Tracker {
             value("val/copy_last_f1"),
             end.time.as_secs_f64()
         );
+        if let Device::Gpu(gpu) = &self.device {
+            text += &format!(", GPU {} at most", indicatif::HumanBytes(gpu.memory().1 as u64));
+        }
         if end.best {
             text += ", best so far";
         }
@@ -173,14 +315,19 @@ impl Observer for Tracker {
     }
 
     fn preview(&mut self, epoch: u64, batch: &Batch, logits: &[f32]) -> Result<()> {
-        let images = self.folder.path("images");
-        match &mut self.preview {
-            Some(draw) => draw(&images, epoch, batch, logits),
-            None => Ok(()),
+        let folder = self.folder.path("previews").join(format!("epoch_{:03}", epoch + 1));
+        if let Some(draw) = &mut self.preview {
+            draw(&folder, epoch, batch, logits)?;
         }
+        match Picture::all(&folder) {
+            Ok(pictures) => self.pictures = pictures,
+            Err(e) => self.warn(&e.to_string()),
+        }
+        Ok(())
     }
 
     fn sync(&mut self) -> Result<()> {
+        self.each(|sink| sink.sync());
         self.metrics.sync_data().map_err(|e| Error::io(self.folder.path("metrics.jsonl"), "cannot write", &e))
     }
 
@@ -195,7 +342,11 @@ impl Observer for Tracker {
             Ended::Early => "stopped early: no gain on validation",
             Ended::Paused => "paused after the steps asked for; --resume goes on",
         })?;
-        let Some(result) = result else { return Ok(()) };
+        let step = self.step;
+        let Some(result) = result else {
+            self.each(|sink| sink.finish(&End { step, failed: false, result: None }));
+            return Ok(());
+        };
         let About { device, parameters, loss, expected, .. } = self.about.clone();
         let name = self.folder.name().to_string();
         let result = result.clone();
@@ -222,16 +373,23 @@ impl Observer for Tracker {
             best.growth.f1,
             test.copy_last.f1
         ))?;
-        self.line(&format!("the result is in {}", path.display()))
+        self.line(&format!("the result is in {}", path.display()))?;
+        self.each(|sink| sink.finish(&End { step, failed: false, result: Some(&run.result) }));
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::metrics::Evaluation;
     use crate::train::stopping::Stopping;
 
     fn tracker(runs: &Path, resume: bool) -> Result<Tracker> {
+        tracker_with(runs, resume, None)
+    }
+
+    fn tracker_with(runs: &Path, resume: bool, wandb: Option<wandb::Settings>) -> Result<Tracker> {
         let folder = RunFolder::new(runs, "a", resume)?;
         folder.create("a: 1\n", "{}")?;
         let about = About {
@@ -244,8 +402,10 @@ mod tests {
             },
             expected: Expected::default(),
             patience: Some(3),
+            config: serde_json::json!({"train": {"epochs": 2}}),
+            wandb,
         };
-        Tracker::new(folder, about, Console::new(true))
+        Tracker::new(folder, about, Device::cpu(), Console::new(true))
     }
 
     fn start(rows: u64) -> Start {
@@ -258,6 +418,10 @@ mod tests {
         row
     }
 
+    fn epoch<'a>(row: &'a Metrics, validation: &'a Evaluation, stopping: &'a Stopping) -> EpochEnd<'a> {
+        EpochEnd { epoch: 0, row, validation, best: true, stopping, time: Default::default() }
+    }
+
     #[test]
     fn a_resumed_run_forgets_the_lines_after_its_checkpoint() {
         let runs = tempfile::tempdir().unwrap();
@@ -265,7 +429,7 @@ mod tests {
         first.start(&start(0)).unwrap();
         for step in 1..=3 {
             let row = row(step);
-            first.step(&Step { step, epoch: 0, position: step, loss: 0.5, row: Some(&row) }).unwrap();
+            first.step(&Step { step, epoch: 0, position: step, samples: 2, loss: 0.5, row: Some(&row) }).unwrap();
         }
         assert!(tracker(runs.path(), true).err().unwrap().to_string().contains("another process"));
         drop(first);
@@ -276,13 +440,65 @@ mod tests {
         let mut second = tracker(runs.path(), true).unwrap();
         second.start(&start(2)).unwrap();
         let end = row(2);
-        let stopping = Stopping::default();
-        second
-            .epoch_end(&EpochEnd { epoch: 0, row: &end, best: true, stopping: &stopping, time: Default::default() })
-            .unwrap();
+        second.epoch_end(&epoch(&end, &Evaluation::default(), &Stopping::default())).unwrap();
         assert_eq!(std::fs::read_to_string(&metrics).unwrap(), "{\"step\":1}\n{\"step\":2}\n{\"step\":2}\n");
         drop(second);
         let text = tracker(runs.path(), true).unwrap().start(&start(4)).unwrap_err().to_string();
         assert!(text.contains("metrics.jsonl") && text.contains("has 3 lines, the checkpoint was written after 4"));
+    }
+
+    #[test]
+    fn tracking_that_fails_is_told_once_and_training_goes_on() {
+        let runs = tempfile::tempdir().unwrap();
+        let settings = wandb::Settings {
+            mode: wandb::Mode::Offline,
+            project: "fires".into(),
+            entity: None,
+            name: "a".into(),
+            group: None,
+            job_type: None,
+            notes: None,
+            tags: vec![],
+            auto_tags: false,
+            pictures: 0,
+            artifacts: false,
+            dir: None,
+            run_id: None,
+        };
+        let mut tracker = tracker_with(runs.path(), false, Some(settings)).unwrap();
+        std::fs::write(runs.path().join("a/wandb"), "no folder").unwrap();
+        tracker.start(&start(0)).unwrap();
+        assert_eq!(tracker.sinks.len(), 1);
+        struct Broken;
+        impl Sink for Broken {
+            fn name(&self) -> &'static str {
+                "Broken"
+            }
+            fn step(&mut self, _line: &Line) -> Result<()> {
+                Err(Error::failed("disk", "is full", "free some space"))
+            }
+            fn epoch(&mut self, _line: &Line, _end: &EpochEnd, _pictures: &[Picture]) -> Result<()> {
+                unreachable!("it has failed before")
+            }
+            fn sync(&mut self) -> Result<()> {
+                unreachable!("it has failed before")
+            }
+            fn finish(&mut self, _end: &End) -> Result<()> {
+                unreachable!("it has failed before")
+            }
+        }
+        tracker.sinks.push(Box::new(Broken));
+        for step in 1..=2 {
+            let row = row(step);
+            tracker.step(&Step { step, epoch: 0, position: step, samples: 2, loss: 0.5, row: Some(&row) }).unwrap();
+        }
+        tracker.sync().unwrap();
+        tracker.failed(&Error::failed("step 3", "the loss is NaN", "lower the rates"));
+        let log = std::fs::read_to_string(runs.path().join("a/train.log")).unwrap();
+        let once = |text: &str| assert_eq!(log.matches(text).count(), 1, "{text}: {log}");
+        once("training goes on without Weights & Biases");
+        once("disk: is full; free some space; training goes on without Broken");
+        once("error: step 3: the loss is NaN");
+        assert_eq!(std::fs::read_to_string(runs.path().join("a/metrics.jsonl")).unwrap().lines().count(), 2);
     }
 }

@@ -103,6 +103,8 @@ pub struct Step<'a> {
     pub epoch: u64,
     /// Steps done within the epoch.
     pub position: u64,
+    /// Samples of its batch.
+    pub samples: usize,
     /// Its loss.
     pub loss: f64,
     /// Its line of metrics.jsonl, where it is to be logged.
@@ -116,6 +118,8 @@ pub struct EpochEnd<'a> {
     pub epoch: u64,
     /// Its line of metrics.jsonl.
     pub row: &'a Metrics,
+    /// Its validation.
+    pub validation: &'a Evaluation,
     /// Whether it is the best so far.
     pub best: bool,
     /// Early stopping after it.
@@ -141,9 +145,9 @@ pub trait Observer {
     fn start(&mut self, start: &Start) -> Result<()>;
     /// A step was done.
     fn step(&mut self, step: &Step) -> Result<()>;
-    /// `done` of `all` batches of the evaluation `what` were seen.
-    fn evaluating(&mut self, what: &str, done: usize, all: usize);
-    /// An epoch was done.
+    /// The evaluation `what` of `all` samples has come to `totals`.
+    fn evaluating(&mut self, what: &str, totals: &Totals, all: u64);
+    /// An epoch was done; its preview comes before.
     fn epoch_end(&mut self, end: &EpochEnd) -> Result<()>;
     /// The first validation batch with its logits [B, H, W], every `log_images_every` epochs.
     fn preview(&mut self, epoch: u64, batch: &Batch, logits: &[f32]) -> Result<()>;
@@ -271,7 +275,8 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
         let logged = *log_metrics_every > 0 && self.progress.step.is_multiple_of(*log_metrics_every);
         let row = logged.then(|| self.row(step_metrics(&report, &recipe.loss, &rates)));
         let Progress { step, position, .. } = self.progress;
-        self.observer.step(&Step { step, epoch, position, loss: report.loss, row: row.as_ref() })
+        let samples = samples.len();
+        self.observer.step(&Step { step, epoch, position, samples, loss: report.loss, row: row.as_ref() })
     }
 
     /// Validates, decides about stopping, and saves.
@@ -286,14 +291,15 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
         let best = self.stopping.update(settings, epoch, value);
         let row = self.row(metrics);
         self.history.push(row.clone());
+        self.preview()?;
         self.observer.epoch_end(&EpochEnd {
             epoch,
             row: &row,
+            validation: &validation,
             best,
             stopping: &self.stopping,
             time: began.elapsed(),
         })?;
-        self.preview()?;
 
         self.progress.epoch += 1;
         self.progress.position = 0;
@@ -340,7 +346,7 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
             recipe.max_seq_len,
             false,
             |batch| learner.evaluate(batch, &recipe.loss, &recipe.thresholds),
-            |done, all| observer.evaluating(what, done, all),
+            |totals, all| observer.evaluating(what, totals, all),
         )
     }
 

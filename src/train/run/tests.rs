@@ -203,7 +203,7 @@ impl Observer for Lines {
             _ => Ok(()),
         }
     }
-    fn evaluating(&mut self, _what: &str, _done: usize, _all: usize) {}
+    fn evaluating(&mut self, _what: &str, _totals: &Totals, _all: u64) {}
     fn epoch_end(&mut self, end: &EpochEnd) -> Result<()> {
         self.lines.push(serde_json::to_string(end.row).unwrap());
         Ok(())
