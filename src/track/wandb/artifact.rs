@@ -29,8 +29,6 @@ pub(super) fn put(file: &Path, folder: &Path, name: &str, metadata: &serde_json:
         name: clean_name(name),
         digest: hex(&Md5::digest(listing)),
         metadata: metadata.to_string(),
-        user_created: true,
-        use_after_commit: true,
         aliases: vec!["latest".into(), "best".into()],
         manifest: Some(Manifest {
             version: 1,

@@ -253,10 +253,6 @@ pub(super) struct Artifact {
     /// JSON.
     #[prost(string, tag = "8")]
     pub(super) metadata: String,
-    #[prost(bool, tag = "9")]
-    pub(super) user_created: bool,
-    #[prost(bool, tag = "10")]
-    pub(super) use_after_commit: bool,
     #[prost(string, repeated, tag = "11")]
     pub(super) aliases: Vec<String>,
     #[prost(message, optional, tag = "12")]
