@@ -30,6 +30,7 @@ wandb: {{enabled: true, project: fires, tags: [check], notes: a note, group: pai
 
 
 def train(place, *options, **environment):
+    """A command line with what else subprocess needs to know."""
     return [sys.argv[1], "train", "--config", "tiny.yaml", "--device", "cpu", *options], {
         "cwd": place,
         "env": {**os.environ, **environment},
@@ -41,25 +42,26 @@ def rows_of(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def killed_then_resumed(place):
+def killed_then_resumed(place, name, *options, **environment):
     """A run that is killed within its second epoch and then goes on to its end."""
-    command, settings = train(place, "--name", "killed", "--quiet")
+    command, settings = train(place, "--name", name, "--quiet", *options, **environment)
     child = subprocess.Popen(command, **settings)
-    run = place / "runs/killed"
+    run = place / "runs" / name
     deadline = time.monotonic() + 120
-    while not (run / "metrics.jsonl").exists() or len(rows_of_safely(run)) < 7:
+    while len(lines_so_far(run)) < 7:
         assert child.poll() is None and time.monotonic() < deadline, "the run ended too early"
         time.sleep(0.001)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    command, settings = train(place, "--name", "killed", "--resume", "--quiet")
+    command, settings = train(place, "--name", name, "--resume", "--quiet", *options, **environment)
     subprocess.run(command, check=True, **settings)
     return run
 
 
-def rows_of_safely(run):
-    """The lines so far; the last one may be under way."""
-    return (run / "metrics.jsonl").read_text().split("\n")[:-1]
+def lines_so_far(run):
+    """The whole lines; one more may be under way."""
+    metrics = run / "metrics.jsonl"
+    return metrics.read_text().split("\n")[:-1] if metrics.exists() else []
 
 
 def check_tensorboard(run):
@@ -183,7 +185,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         (place / "tiny.yaml").write_text(CONFIG)
-        run = killed_then_resumed(place)
+        run = killed_then_resumed(place, "killed")
         check_tensorboard(run)
         check_reader(run)
         command = ["wandb", "sync", *map(str, parts(run))]
@@ -200,12 +202,21 @@ def main():
         check_service(stub, place / "runs/live", whole_log=True)
         assert (place / "runs/killed/metrics.jsonl").read_bytes() == (place / "runs/live/metrics.jsonl").read_bytes()
 
-        # Without the client: one line that says how.
-        without = {**service, "PATH": "/nowhere"}
-        command, settings = train(place, "--name", "alone", "--set", "wandb.mode=online", "--max-steps", "1", **without)
-        done = subprocess.run(command, capture_output=True, timeout=180, check=True, **settings)
-        told = [line for line in done.stderr.splitlines() if "pip install wandb" in line]
-        assert len(told) == 1 and str(parts(place / "runs/alone")[0]) in told[0], done.stderr
+        # Killed while the client follows: it comes to the end of the first part once the run goes on.
+        run = killed_then_resumed(place, "cut", "--set", "wandb.mode=online", **service)
+        check_service(stub, run, whole_log=False)
+
+        # Without the client, and without a login: one line that says how.
+        for name, lacking, words in [
+            ("alone", {"PATH": "/nowhere"}, "pip install wandb"),
+            ("stranger", {"WANDB_API_KEY": ""}, "the upload ended early"),
+        ]:
+            options = ["--name", name, "--set", "wandb.mode=online", "--max-steps", "1"]
+            command, settings = train(place, *options, **{**service, **lacking})
+            done = subprocess.run(command, capture_output=True, timeout=180, check=True, **settings)
+            told = [line for line in done.stderr.splitlines() if words in line]
+            assert len(told) == 1 and str(parts(place / "runs" / name)[0]) in told[0], done.stderr
+        print("without the client, and without a login, one line says how to upload")
     assert not stub.unknown, stub.unknown
 
 

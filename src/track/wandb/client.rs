@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 /// The first client that follows a run that is still being written.
 const FIRST_LIVE: [u32; 2] = [0, 24];
 
-/// How long a finished run waits for its upload.
+/// How long a finished run waits for the upload of its earlier parts, and for its own.
+const EARLIER: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The upload of one run.
@@ -58,9 +59,10 @@ impl Client {
         }
         let State::Running(child) = &mut self.state else { return };
         match child.try_wait() {
-            Ok(Some(status)) if !status.success() => {
+            // It also ends well where nobody is logged in.
+            Ok(Some(status)) if !(status.success() && is_uploaded(&self.part)) => {
                 let (log, remedy) = (self.log.display(), self.by_hand());
-                self.end(format!("the upload ended with {status}, see {log}; to try again: {remedy}"));
+                self.end(format!("the upload ended early ({status}), see {log}; to try again: {remedy}"));
             }
             Ok(Some(_)) => self.state = State::Over,
             _ => {}
@@ -69,6 +71,11 @@ impl Client {
 
     /// The last record is written: the upload is given a minute, then goes on by itself.
     pub(super) fn finish(&mut self) {
+        let began = Instant::now();
+        while matches!(self.state, State::Waiting) && self.live && began.elapsed() < EARLIER {
+            std::thread::sleep(Duration::from_millis(100));
+            self.tick();
+        }
         if matches!(self.state, State::Waiting) {
             let parts = [self.unfinished(), vec![self.part.clone()]].concat();
             self.start(&["sync"], parts);
@@ -88,9 +95,9 @@ impl Client {
         self.state = State::Over;
     }
 
-    /// Earlier parts that are not uploaded; the client leaves a mark beside those that are.
+    /// Earlier parts that are not uploaded.
     fn unfinished(&self) -> Vec<PathBuf> {
-        self.earlier.iter().filter(|part| !part.with_added_extension("synced").exists()).cloned().collect()
+        self.earlier.iter().filter(|part| !is_uploaded(part)).cloned().collect()
     }
 
     /// The command that uploads what is not yet uploaded.
@@ -116,6 +123,13 @@ impl Client {
             }
         }
     }
+}
+
+/// Whether a part is uploaded: the client leaves a mark beside it.
+fn is_uploaded(part: &Path) -> bool {
+    let mut mark = part.as_os_str().to_os_string();
+    mark.push(".synced");
+    Path::new(&mark).exists()
 }
 
 /// The folder of a file of records.
