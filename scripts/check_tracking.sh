@@ -17,7 +17,7 @@ packages=(wandb==0.31.0 tensorboard==2.21.0)
 }
 if [[ "$(cat "$folder/packages" 2>/dev/null)" != "${packages[*]}" ]]; then
     rm -rf "$folder"
-    "$python" -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target "$folder/site" "${packages[@]}"
+    "$python" -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --root-user-action ignore --target "$folder/site" "${packages[@]}"
     echo "${packages[*]}" >"$folder/packages"
 fi
 program=${1:-${CARGO_TARGET_DIR:-target}/release/emberformer}

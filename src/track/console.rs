@@ -20,7 +20,7 @@ pub struct Progress<'a> {
     pub samples: u64,
     /// The loss.
     pub loss: f64,
-    /// Bytes in use on the GPU, where there is one.
+    /// The most bytes that were in use on the GPU, where there is one.
     pub memory: Option<usize>,
 }
 
@@ -31,6 +31,8 @@ struct Phase {
     began: Instant,
     done: u64,
     samples: u64,
+    /// How far it has come since.
+    last: u64,
 }
 
 /// Lines on standard output, progress on standard error.
@@ -73,17 +75,17 @@ impl Console {
             return;
         }
         let Progress { what, done, all, samples, .. } = *progress;
-        if self.phase.as_ref().is_none_or(|phase| phase.what != what) {
-            self.phase = Some(Phase { what: what.to_string(), began: Instant::now(), done, samples });
+        if self.phase.as_ref().is_none_or(|phase| phase.what != what || phase.last > done) {
+            self.clear();
+            self.phase = Some(Phase { what: what.to_string(), began: Instant::now(), done, samples, last: done });
         }
-        let Some(phase) = &self.phase else { return };
+        let Some(phase) = &mut self.phase else { return };
+        phase.last = done;
         let remark = remark(progress, phase, phase.began.elapsed());
         let bar = self.bar.get_or_insert_with(|| {
-            let bar = ProgressBar::new(all);
-            if let Ok(style) = ProgressStyle::with_template("{prefix:>12} {wide_bar} {pos}/{len} {msg}") {
-                bar.set_style(style);
-            }
-            bar
+            let style = ProgressStyle::with_template("{prefix:>14} {wide_bar} {pos}/{len} {msg}");
+            let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(all).with_style(style).with_prefix(what.to_string())
         });
         if bar.is_hidden() {
             if self.last_plain.elapsed() >= PLAIN_EVERY {
@@ -92,8 +94,6 @@ impl Console {
             }
             return;
         }
-        bar.set_prefix(what.to_string());
-        bar.set_length(all);
         bar.set_message(remark);
         bar.set_position(done);
     }
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn speed_and_time_left_are_those_since_the_first_piece() {
-        let phase = Phase { what: "epoch 1/2".into(), began: Instant::now(), done: 10, samples: 4 };
+        let phase = Phase { what: "epoch 1/2".into(), began: Instant::now(), done: 10, samples: 4, last: 10 };
         let mut progress = Progress { what: "epoch 1/2", done: 10, all: 110, samples: 4, loss: 0.5, memory: None };
         assert_eq!(remark(&progress, &phase, Duration::ZERO), "loss 0.5000");
         progress = Progress { done: 30, samples: 84, memory: Some(3 << 30), ..progress };

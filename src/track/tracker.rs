@@ -200,9 +200,9 @@ impl Tracker {
         Ok(self.rows - 1)
     }
 
-    /// Bytes in use on the GPU.
+    /// The most bytes that were ever in use on the GPU.
     fn gpu_memory(&self) -> Option<usize> {
-        matches!(self.device, Device::Gpu(_)).then(|| self.device.memory().0)
+        matches!(self.device, Device::Gpu(_)).then(|| self.device.memory().1)
     }
 
     /// Cuts metrics.jsonl back to its first `rows` lines.
@@ -302,8 +302,8 @@ impl Observer for Tracker {
             value("val/copy_last_f1"),
             end.time.as_secs_f64()
         );
-        if let Device::Gpu(gpu) = &self.device {
-            text += &format!(", GPU {} at most", indicatif::HumanBytes(gpu.memory().1 as u64));
+        if let Some(bytes) = self.gpu_memory() {
+            text += &format!(", GPU {}", indicatif::HumanBytes(bytes as u64));
         }
         if end.best {
             text += ", best so far";
