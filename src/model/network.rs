@@ -2,17 +2,19 @@
 
 use super::{DeviceInputs, EmberFormer, FireEmbedding, ModelSettings, Parameters};
 use crate::Result;
-use crate::ops::attention::attention;
-use crate::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu};
+use crate::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu, pending};
 use crate::ops::conv::conv;
 use crate::ops::dropout::{Dropout, DropoutKey, dropout};
+use crate::ops::feature::Feature;
+use crate::ops::feed_forward::{Layer, feed_forward};
 use crate::ops::linear::{Activation, linear};
 use crate::ops::map::Map;
 use crate::ops::output_conv::output_conv;
 use crate::ops::pyramid::{average_pool, resize_sum};
 use crate::ops::refinement_input::{concat, to_map};
 use crate::ops::residual_norm::residual_norm;
-use crate::ops::slice::{last_step, slice};
+use crate::ops::self_attention::{Dropouts, Weights, self_attention};
+use crate::ops::slice::slice;
 use crate::ops::token_embedding::{Tokens, token_embedding};
 use crate::ops::up_conv::up_conv;
 use crate::tape::{Tape, Var};
@@ -107,51 +109,39 @@ impl<'a> Pass<'a> {
         for l in 0..self.settings.layers {
             let name = |part: &str| format!("temporal_transformer.transformer.layers.{l}.{part}");
             let last = l + 1 == self.settings.layers;
-            let (rows, steps) = (x.shape()[0], x.shape()[1]);
-            let (weight, bias) =
-                (self.var(&name("self_attn.in_proj_weight")), self.var(&name("self_attn.in_proj_bias")));
-            let parts = [0..d, d..3 * d].map(|range| {
-                let w = slice(&mut self.tape, &weight, range.clone(), 0..d)?;
-                Ok((w, slice(&mut self.tape, &bias, range, 0..1)?))
-            });
-            let [q_part, kv_part] = parts;
-            let ((wq, bq), (wkv, bkv)) = (q_part?, kv_part?);
-            let kv = linear(&mut self.tape, &x, &wkv, Some(&bkv), Activation::Identity)?; // [R, T, 2d]
-            if last {
-                x = last_step(&mut self.tape, &x)?; // [R, d]
-                x = self.tape.reshape(&x, &[rows, 1, d]);
-            }
-            let q = linear(&mut self.tape, &x, &wq, Some(&bq), Activation::Identity)?; // [R, T or 1, d]
-            debug_assert_eq!(kv.shape(), [rows, steps, 2 * d]);
-            let drop = self.drop(p, 4 * l);
-            let attended = attention(&mut self.tape, &q, &kv, &valid, self.settings.heads, drop)?;
-            let attended = self.layer(&attended, &name("self_attn.out_proj"), Activation::Identity)?;
-            x = self.norm(&x, &attended, &name("norm1"), 4 * l + 1)?;
-            let drop = self.drop(p, 4 * l + 2);
-            let hidden = self.layer(&x, &name("linear1"), Activation::Gelu(drop))?; // [R, T or 1, ff]
-            let forward = self.layer(&hidden, &name("linear2"), Activation::Identity)?;
-            x = self.norm(&x, &forward, &name("norm2"), 4 * l + 3)?;
+            let weights = Weights {
+                in_weight: self.var(&name("self_attn.in_proj_weight")),
+                in_bias: self.var(&name("self_attn.in_proj_bias")),
+                out_weight: self.var(&name("self_attn.out_proj.weight")),
+                out_bias: self.var(&name("self_attn.out_proj.bias")),
+                gamma: self.var(&name("norm1.weight")),
+                beta: self.var(&name("norm1.bias")),
+            };
+            let dropouts = Dropouts { probabilities: self.drop(p, 4 * l), residual: self.drop(p, 4 * l + 1) };
+            x = self_attention(&mut self.tape, &x, &weights, &valid, self.settings.heads, last, dropouts)?; // [R, T or 1, d]
+            let parameters =
+                ["linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias", "norm2.weight", "norm2.bias"];
+            let [w1, b1, w2, b2, gamma, beta] = &parameters.map(|part| self.var(&name(part)));
+            let [inner, outer] = [4 * l + 2, 4 * l + 3].map(|site| self.drop(p, site));
+            x = feed_forward(&mut self.tape, &x, &Layer { w1, b1, w2, b2, gamma, beta, inner, outer })?;
         }
         let (rows, steps) = (x.shape()[0], x.shape()[1]);
         Ok(self.tape.reshape(&x, &[rows, steps * d]))
     }
 
-    fn norm(&mut self, x: &Var, residual: &Var, name: &str, site: usize) -> Result<Var> {
-        let (gamma, beta) = (self.var(&format!("{name}.weight")), self.var(&format!("{name}.bias")));
-        let drop = self.drop(self.settings.dropout, site);
-        residual_norm(&mut self.tape, x, residual, &gamma, &beta, drop)
-    }
-
     fn batch_norm(&mut self, x: &Var, name: &str, halo: usize, append: Option<&MaskBits>) -> Result<Var> {
         let (gamma, beta) = (self.var(&format!("{name}.weight")), self.var(&format!("{name}.bias")));
-        let mean = self.position(&format!("{name}.running_mean"));
-        let var = self.position(&format!("{name}.running_var"));
-        let (before, after) = self.statistics.split_at_mut(var);
-        let statistics = match self.training {
-            Some(_) => Statistics::Batch(&mut before[mean], &mut after[0]),
-            None => Statistics::Running(&before[mean], &after[0]),
-        };
+        let [mean, var] = ["running_mean", "running_var"].map(|part| self.position(&format!("{name}.{part}")));
+        let statistics = running(&mut self.statistics, mean, var, self.training.is_some());
         batch_norm_relu(&mut self.tape, x, &gamma, &beta, statistics, halo, append)
+    }
+
+    /// Batch norm + ReLU of a map with a border, left to its reader on a GPU.
+    fn pending_norm(&mut self, x: &Var, name: &str, append: Option<&MaskBits>) -> Result<Feature> {
+        let (gamma, beta) = (self.var(&format!("{name}.weight")), self.var(&format!("{name}.bias")));
+        let [mean, var] = ["running_mean", "running_var"].map(|part| self.position(&format!("{name}.{part}")));
+        let statistics = running(&mut self.statistics, mean, var, self.training.is_some());
+        pending(&mut self.tape, x, &gamma, &beta, statistics, append)
     }
 
     /// Coarse logits [B·N, 1]. Pooling, projection, fusing and resizing are all linear, so each level is pooled first and
@@ -199,11 +189,24 @@ impl<'a> Pass<'a> {
             x = self.batch_norm(&x, &name(1), 1, skip)?;
             let weight = self.var(&format!("{}.weight", name(3)));
             x = conv(&mut self.tape, &x, &weight, usize::from(skip.is_some()))?;
-            x = self.batch_norm(&x, &name(4), 1, skip)?;
+            if stage + 1 < stages {
+                x = self.batch_norm(&x, &name(4), 1, None)?;
+            }
         }
+        let norm = format!("refinement_decoder.upsample_layers.{}", 6 * stages - 2);
+        let x = self.pending_norm(&x, &norm, mask.as_ref())?;
         let weight = self.var("refinement_decoder.output_conv.weight");
         let bias = self.var("refinement_decoder.output_conv.bias");
         output_conv(&mut self.tape, &x, &weight, &bias, usize::from(mask.is_some()))
+    }
+}
+
+/// The statistics that normalise, of running ones at these positions.
+fn running(tensors: &mut [Tensor], mean: usize, var: usize, training: bool) -> Statistics<'_> {
+    let (before, after) = tensors.split_at_mut(var);
+    match training {
+        true => Statistics::Batch(&mut before[mean], &mut after[0]),
+        false => Statistics::Running(&before[mean], &after[0]),
     }
 }
 

@@ -18,8 +18,8 @@ pub struct Progress<'a> {
     pub all: u64,
     /// Samples seen since it began.
     pub samples: u64,
-    /// The loss.
-    pub loss: f64,
+    /// The loss, where it is known.
+    pub loss: Option<f64>,
     /// The most bytes that were in use on the GPU, where there is one.
     pub memory: Option<usize>,
 }
@@ -109,7 +109,7 @@ impl Console {
 /// Loss, speed, memory and the time that is left, as far as they are known `elapsed` after the phase began.
 fn remark(progress: &Progress, phase: &Phase, elapsed: Duration) -> String {
     let Progress { done, all, samples, loss, memory, .. } = *progress;
-    let mut parts = vec![format!("loss {loss:.4}")];
+    let mut parts: Vec<String> = loss.iter().map(|loss| format!("loss {loss:.4}")).collect();
     let seconds = elapsed.as_secs_f64();
     if samples > phase.samples && seconds > 0.0 {
         parts.push(format!("{:.1} samples/s", (samples - phase.samples) as f64 / seconds));
@@ -129,7 +129,8 @@ mod tests {
     #[test]
     fn speed_and_time_left_are_those_since_the_first_piece() {
         let phase = Phase { what: "epoch 1/2".into(), began: Instant::now(), done: 10, samples: 4, last: 10 };
-        let mut progress = Progress { what: "epoch 1/2", done: 10, all: 110, samples: 4, loss: 0.5, memory: None };
+        let mut progress =
+            Progress { what: "epoch 1/2", done: 10, all: 110, samples: 4, loss: Some(0.5), memory: None };
         assert_eq!(remark(&progress, &phase, Duration::ZERO), "loss 0.5000");
         progress = Progress { done: 30, samples: 84, memory: Some(3 << 30), ..progress };
         let text = remark(&progress, &phase, Duration::from_secs(20));

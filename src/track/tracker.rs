@@ -59,6 +59,8 @@ pub struct Tracker {
     step: u64,
     /// The epoch that is under way, and the samples seen of it.
     seen: (u64, u64),
+    /// The last step's loss that is known.
+    loss: Option<f64>,
     preview: Option<Preview>,
     /// Where else the run is written.
     sinks: Vec<Box<dyn Sink>>,
@@ -98,6 +100,7 @@ impl Tracker {
             steps_per_epoch: 0,
             step: 0,
             seen: (0, 0),
+            loss: None,
             preview: None,
             sinks: Vec::new(),
             early: Some(Vec::new()),
@@ -257,13 +260,14 @@ impl Observer for Tracker {
         if self.seen.0 != step.epoch {
             self.seen = (step.epoch, 0);
         }
+        self.loss = step.loss.or(self.loss);
         self.seen.1 += step.samples as u64;
         self.console.progress(&console::Progress {
             what: &format!("epoch {}/{}", step.epoch + 1, self.epochs),
             done: step.position,
             all: self.steps_per_epoch,
             samples: self.seen.1,
-            loss: step.loss,
+            loss: self.loss,
             memory: self.gpu_memory(),
         });
         Ok(())
@@ -276,7 +280,7 @@ impl Observer for Tracker {
             done: totals.samples,
             all,
             samples: totals.samples,
-            loss: totals.mean_loss(),
+            loss: Some(totals.mean_loss()),
             memory: self.gpu_memory(),
         });
     }
@@ -429,7 +433,7 @@ mod tests {
         first.start(&start(0)).unwrap();
         for step in 1..=3 {
             let row = row(step);
-            first.step(&Step { step, epoch: 0, position: step, samples: 2, loss: 0.5, row: Some(&row) }).unwrap();
+            first.step(&Step { step, epoch: 0, position: step, samples: 2, loss: Some(0.5), row: Some(&row) }).unwrap();
         }
         assert!(tracker(runs.path(), true).err().unwrap().to_string().contains("another process"));
         drop(first);
@@ -490,7 +494,9 @@ mod tests {
         tracker.sinks.push(Box::new(Broken));
         for step in 1..=2 {
             let row = row(step);
-            tracker.step(&Step { step, epoch: 0, position: step, samples: 2, loss: 0.5, row: Some(&row) }).unwrap();
+            tracker
+                .step(&Step { step, epoch: 0, position: step, samples: 2, loss: Some(0.5), row: Some(&row) })
+                .unwrap();
         }
         tracker.sync().unwrap();
         tracker.failed(&Error::failed("step 3", "the loss is NaN", "lower the rates"));
