@@ -144,7 +144,7 @@ fn scalar(tag: &str, value: f64) -> Value {
 
 /// The counts and scores at evenly spaced thresholds, as the plugin of that name reads them.
 fn pr_curve(name: &str, histogram: &Histogram) -> Value {
-    let mut rows = vec![Vec::with_capacity(THRESHOLDS); 6];
+    let mut rows = vec![Vec::new(); 6];
     for i in 0..THRESHOLDS {
         let counts = counts_at(histogram, i as f64 / (THRESHOLDS - 1) as f64);
         let scores = Scores::of(&counts);
