@@ -61,7 +61,7 @@ expected: {{f1: 0.8123}}
     }
 
     fn assert_same_run(&self, a: &str, b: &str) {
-        let files = ["metrics.jsonl", "result.json", "split.json", "config.yaml"];
+        let files = ["metrics.jsonl", "evaluations.jsonl", "result.json", "split.json", "config.yaml"];
         for file in files.into_iter().chain(["checkpoints/last.safetensors", "checkpoints/best.safetensors"]) {
             assert!(self.bytes(&format!("{a}/tiny/{file}")) == self.bytes(&format!("{b}/tiny/{file}")), "{file}");
         }
@@ -77,7 +77,8 @@ fn train_then_look_at_it_with_every_command() {
         .stdout(contains("parameters").and(contains("epoch 2/2")).and(contains("copy-last F1")));
     place.write_config("other", "bce_dice");
     place.run("train --config other.yaml --runs-dir runs --quiet").success().stdout("");
-    assert!(place.path("runs/tiny/images/epoch_001_0.png").exists());
+    let previews: Vec<_> = std::fs::read_dir(place.path("runs/tiny/previews/epoch_001")).unwrap().collect();
+    assert_eq!(previews.len(), 4);
 
     let rows = place.lines("runs/tiny/metrics.jsonl");
     let epochs: Vec<&Value> = rows.iter().filter(|row| row.get("val/f1_epoch").is_some()).collect();

@@ -1,7 +1,8 @@
 //! What several commands need first: the data set of a configuration, packed, and its samples.
 
 use crate::config::Config;
-use crate::data::sampler::Sampler;
+use crate::data::raw::WindDirection;
+use crate::data::sampler::{SampleId, Sampler};
 use crate::data::split::Split;
 use crate::data::store::Store;
 use crate::data::synth::{SynthSettings, generate};
@@ -141,6 +142,19 @@ pub fn split_of(checkpoint: &Checkpoint, path: &Path) -> Result<Split> {
 pub fn crop<T>(grid: Grid, height: usize, width: usize, pixels: impl Iterator<Item = T>) -> Vec<T> {
     let inside = |i: usize| i / grid.width() < height && i % grid.width() < width;
     pixels.enumerate().filter(|(i, _)| inside(*i)).map(|(_, pixel)| pixel).collect()
+}
+
+/// Wind speed at the end of a sample's history, and the direction to which the wind blows, in the files' units.
+pub fn wind(store: &Store, means: WindDirection, sample: SampleId) -> Option<(f32, f32)> {
+    let [speed, direction] = *store.wind(sample.sequence).get(sample.k)?;
+    let range = store.wind_range();
+    let unscaled = |value: f32, [low, high]: [f32; 2]| low + value * (high - low);
+    let direction = unscaled(direction, range.direction);
+    let toward = match means {
+        WindDirection::From => direction + 180.0,
+        WindDirection::To => direction,
+    };
+    Some((unscaled(speed, range.speed), toward.rem_euclid(360.0)))
 }
 
 /// Writes a picture as PNG, whole or not at all.

@@ -1,15 +1,18 @@
-//! The training loop's observer: writes metrics.jsonl, train.log and result.json, and shows progress.
+//! The training loop's observer: writes metrics.jsonl, the records beside it, train.log and result.json, and shows progress.
 
 use crate::data::batch::Batch;
 use crate::ops::loss::LossSettings;
 use crate::storage::write_whole;
 use crate::track::console::Console;
-use crate::track::folder::{Expected, FinishedRun, RESULT_VERSION, RunFolder};
+use crate::track::folder::{Expected, FinishedRun, PREVIEWS, RESULT_VERSION, RunFolder};
+use crate::track::machine::Machine;
+use crate::track::record::{EVALUATIONS, EpochTime, Evaluated, Started, TIMING, Timing, now};
 use crate::train::checkpoint::Progress;
 use crate::train::evaluate::RunResult;
-use crate::train::metrics::Metrics;
+use crate::train::metrics::{Evaluation, Metrics};
 use crate::train::run::{Ended, EpochEnd, Observer, Start, Step};
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -20,6 +23,8 @@ use std::time::Instant;
 pub struct About {
     /// What it runs on.
     pub device: String,
+    /// What it computes in.
+    pub compute: String,
     /// Trainable parameters.
     pub parameters: u64,
     /// Its loss.
@@ -30,23 +35,43 @@ pub struct About {
     pub patience: Option<u64>,
 }
 
-/// Draws a preview: the images folder, the epoch, a batch and its logits.
-pub type Preview = Box<dyn FnMut(&Path, u64, &Batch, &[f32]) -> Result<()>>;
+/// Draws a preview: the folder for its pictures, the epoch, a batch and its logits.
+pub type Preview<'a> = Box<dyn FnMut(&Path, u64, &Batch, &[f32]) -> Result<()> + 'a>;
 
 /// Writes a run's files and shows its progress.
-pub struct Tracker {
+pub struct Tracker<'a> {
     folder: RunFolder,
     about: About,
     console: Console,
     metrics: File,
+    evaluations: File,
+    timing: File,
     log: File,
     began: Instant,
+    clock: Clock,
     epochs: u64,
     steps_per_epoch: u64,
-    preview: Option<Preview>,
+    preview: Option<Preview<'a>>,
 }
 
-impl Tracker {
+/// Takes the time of an epoch's parts.
+struct Clock {
+    /// When the epoch, or this process's part of it, began.
+    epoch: Instant,
+    /// When its last step ended.
+    last_step: Instant,
+    /// Samples that its steps saw.
+    samples: u64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { epoch: now, last_step: now, samples: 0 }
+    }
+}
+
+impl<'a> Tracker<'a> {
     /// Opens the run's files. The log is locked, so that two processes cannot write one run.
     ///
     /// # Errors
@@ -62,13 +87,24 @@ impl Tracker {
             let remedy = "wait for it to end, or start another run with --name";
             return Err(Error::failed(folder.root().display(), "another process is writing this run", remedy));
         }
-        let metrics = open("metrics.jsonl")?;
-        let began = Instant::now();
-        Ok(Self { folder, about, console, metrics, log, began, epochs: 0, steps_per_epoch: 0, preview: None })
+        Ok(Self {
+            metrics: open("metrics.jsonl")?,
+            evaluations: open(EVALUATIONS)?,
+            timing: open(TIMING)?,
+            log,
+            folder,
+            about,
+            console,
+            began: Instant::now(),
+            clock: Clock::new(),
+            epochs: 0,
+            steps_per_epoch: 0,
+            preview: None,
+        })
     }
 
     /// Sets what draws previews.
-    pub fn with_preview(self, preview: Preview) -> Self {
+    pub fn with_preview(self, preview: Preview<'a>) -> Self {
         Self { preview: Some(preview), ..self }
     }
 
@@ -88,11 +124,40 @@ impl Tracker {
     }
 
     fn metrics_line(&mut self, row: &Metrics) -> Result<()> {
-        let path = self.folder.path("metrics.jsonl");
-        let mut line = serde_json::to_vec(row)
-            .map_err(|e| Error::failed(path.display(), e, "this is a defect; please report it"))?;
-        line.push(b'\n');
-        self.metrics.write_all(&line).map_err(|e| Error::io(&path, "cannot write", &e))
+        append(&mut self.metrics, &self.folder.path("metrics.jsonl"), row)
+    }
+
+    fn evaluations_line(&mut self, part: &str, epoch: Option<u64>, evaluation: &Evaluation) -> Result<()> {
+        let line = Evaluated { part: part.into(), epoch, evaluation: evaluation.clone() };
+        append(&mut self.evaluations, &self.folder.path(EVALUATIONS), &line)
+    }
+
+    fn timing_line(&mut self, line: &Timing) -> Result<()> {
+        append(&mut self.timing, &self.folder.path(TIMING), line)
+    }
+
+    /// Cuts evaluations.jsonl back to the epochs before `epoch`.
+    fn truncate_evaluations(&mut self, epoch: u64) -> Result<()> {
+        #[derive(Deserialize)]
+        struct Line {
+            epoch: Option<u64>,
+        }
+        let path = self.folder.path(EVALUATIONS);
+        let io = |e: &std::io::Error| Error::io(&path, "cannot cut back", e);
+        let mut reader = BufReader::new(&self.evaluations);
+        reader.seek(SeekFrom::Start(0)).map_err(|e| io(&e))?;
+        let (mut length, mut line) = (0, Vec::new());
+        loop {
+            line.clear();
+            let read = reader.read_until(b'\n', &mut line).map_err(|e| io(&e))? as u64;
+            let earlier = |line: Line| line.epoch.is_some_and(|e| e < epoch);
+            // What cannot be read is the end of a line that was being written.
+            if line.last() != Some(&b'\n') || !serde_json::from_slice(&line).is_ok_and(earlier) {
+                break;
+            }
+            length += read;
+        }
+        self.evaluations.set_len(length).map_err(|e| io(&e))
     }
 
     /// Cuts metrics.jsonl back to its first `rows` lines.
@@ -117,13 +182,27 @@ impl Tracker {
     }
 }
 
+/// Appends a line of JSON.
+fn append(file: &mut File, path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut line = serde_json::to_vec(value)
+        .map_err(|e| Error::failed(path.display(), e, "this is a defect; please report it"))?;
+    line.push(b'\n');
+    file.write_all(&line).map_err(|e| Error::io(path, "cannot write", &e))
+}
+
 fn number(row: &Metrics, name: &str) -> f64 {
     row.get(name).and_then(|v| v.as_f64()).unwrap_or(f64::NAN)
 }
 
-impl Observer for Tracker {
+impl Observer for Tracker<'_> {
     fn start(&mut self, start: &Start) -> Result<()> {
         self.truncate_metrics(start.rows)?;
+        self.truncate_evaluations(start.epoch)?;
+        let About { device, compute, parameters, .. } = self.about.clone();
+        let (time, version, machine) = (now(), env!("CARGO_PKG_VERSION").to_string(), Machine::this());
+        let started = Started { time, step: start.step, version, device, compute, parameters, machine };
+        self.timing_line(&Timing::Start(Box::new(started)))?;
+        self.clock = Clock::new();
         (self.epochs, self.steps_per_epoch) = (start.epochs, start.steps_per_epoch);
         if start.step > 0 {
             self.line(&format!("resuming at step {} of epoch {}", start.step, start.epoch + 1))?;
@@ -135,6 +214,8 @@ impl Observer for Tracker {
         if let Some(row) = step.row {
             self.metrics_line(row)?;
         }
+        self.clock.last_step = Instant::now();
+        self.clock.samples += step.samples as u64;
         let what = format!("epoch {}/{}", step.epoch + 1, self.epochs);
         self.console.progress(&what, step.position, self.steps_per_epoch, &format!("loss {:.4}", step.loss));
         Ok(())
@@ -146,6 +227,15 @@ impl Observer for Tracker {
 
     fn epoch_end(&mut self, end: &EpochEnd) -> Result<()> {
         self.metrics_line(end.row)?;
+        self.evaluations_line("val", Some(end.epoch), end.validation)?;
+        self.timing_line(&Timing::Epoch(EpochTime {
+            epoch: end.epoch,
+            train_seconds: (self.clock.last_step - self.clock.epoch).as_secs_f64(),
+            train_samples: self.clock.samples,
+            validation_seconds: self.clock.last_step.elapsed().as_secs_f64(),
+            validation_samples: end.validation.totals.samples,
+        }))?;
+        self.clock = Clock::new();
         let value = |name: &str| number(end.row, &format!("{name}_epoch"));
         let mut text = format!(
             "epoch {}/{}: loss {:.4}, val loss {:.4}, F1 {:.4} (precision {:.4}, recall {:.4}), IoU {:.4}, AP {:.4}, \
@@ -173,19 +263,32 @@ impl Observer for Tracker {
     }
 
     fn preview(&mut self, epoch: u64, batch: &Batch, logits: &[f32]) -> Result<()> {
-        let images = self.folder.path("images");
+        let folder = self.folder.path(PREVIEWS).join(format!("epoch_{:03}", epoch + 1));
         match &mut self.preview {
-            Some(draw) => draw(&images, epoch, batch, logits),
+            Some(draw) => draw(&folder, epoch, batch, logits),
             None => Ok(()),
         }
     }
 
     fn sync(&mut self) -> Result<()> {
-        self.metrics.sync_data().map_err(|e| Error::io(self.folder.path("metrics.jsonl"), "cannot write", &e))
+        for (file, name) in [(&self.metrics, "metrics.jsonl"), (&self.evaluations, EVALUATIONS)] {
+            file.sync_data().map_err(|e| Error::io(self.folder.path(name), "cannot write", &e))?;
+        }
+        Ok(())
     }
 
     fn checkpoint(&mut self, path: &Path, progress: &Progress) -> Result<()> {
+        if progress.position == 0 {
+            self.clock = Clock::new();
+        }
         self.note(&format!("wrote {} at step {}", path.display(), progress.step))
+    }
+
+    fn evaluated(&mut self, part: &str, evaluation: &Evaluation) -> Result<()> {
+        self.evaluations_line(part, None, evaluation)?;
+        let seconds = self.clock.epoch.elapsed().as_secs_f64();
+        self.clock = Clock::new();
+        self.timing_line(&Timing::Evaluated { part: part.into(), seconds, samples: evaluation.totals.samples })
     }
 
     fn finish(&mut self, ended: Ended, result: Option<&RunResult>) -> Result<()> {
@@ -229,13 +332,15 @@ impl Observer for Tracker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::track::record;
     use crate::train::stopping::Stopping;
 
-    fn tracker(runs: &Path, resume: bool) -> Result<Tracker> {
+    fn tracker(runs: &Path, resume: bool) -> Result<Tracker<'static>> {
         let folder = RunFolder::new(runs, "a", resume)?;
         folder.create("a: 1\n", "{}")?;
         let about = About {
             device: "cpu".into(),
+            compute: "float32".into(),
             parameters: 5,
             loss: LossSettings::BceDice {
                 bce_weight: 0.9,
@@ -258,6 +363,45 @@ mod tests {
         row
     }
 
+    fn epoch_end<'a>(
+        epoch: u64,
+        row: &'a Metrics,
+        validation: &'a Evaluation,
+        stopping: &'a Stopping,
+    ) -> EpochEnd<'a> {
+        EpochEnd { epoch, row, validation, best: true, stopping, time: Default::default() }
+    }
+
+    #[test]
+    fn a_resumed_run_forgets_the_evaluations_after_its_checkpoint_and_keeps_their_times() {
+        let runs = tempfile::tempdir().unwrap();
+        let mut first = tracker(runs.path(), false).unwrap();
+        let mut evaluation = Evaluation::default();
+        first.start(&start(0)).unwrap();
+        for epoch in 0..3 {
+            let line = row(epoch);
+            first.step(&Step { step: epoch, epoch, position: 1, samples: 3, loss: 0.5, row: None }).unwrap();
+            evaluation.totals.samples = 10 + epoch;
+            first.epoch_end(&epoch_end(epoch, &line, &evaluation, &Stopping::default())).unwrap();
+        }
+        first.evaluated("test", &evaluation).unwrap();
+        let folder = first.folder.clone();
+        drop(first);
+        let path = folder.path(EVALUATIONS);
+        assert_eq!(record::read::<Evaluated>(&folder, EVALUATIONS).unwrap().len(), 4);
+        std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + "{\"part").unwrap();
+
+        let mut second = tracker(runs.path(), true).unwrap();
+        second.start(&Start { epoch: 2, ..start(0) }).unwrap();
+        let kept = record::read::<Evaluated>(&folder, EVALUATIONS).unwrap();
+        assert_eq!(kept.iter().map(|line| line.epoch).collect::<Vec<_>>(), [Some(0), Some(1)]);
+        assert_eq!(kept[1].evaluation.totals.samples, 11);
+        let times = record::read::<Timing>(&folder, TIMING).unwrap();
+        assert!(matches!(times[0], Timing::Start(_)) && matches!(times[5], Timing::Start(_)));
+        let Timing::Epoch(time) = times[3] else { panic!("{:?}", times[3]) };
+        assert_eq!((time.epoch, time.train_samples, time.validation_samples), (2, 3, 12));
+    }
+
     #[test]
     fn a_resumed_run_forgets_the_lines_after_its_checkpoint() {
         let runs = tempfile::tempdir().unwrap();
@@ -265,7 +409,7 @@ mod tests {
         first.start(&start(0)).unwrap();
         for step in 1..=3 {
             let row = row(step);
-            first.step(&Step { step, epoch: 0, position: step, loss: 0.5, row: Some(&row) }).unwrap();
+            first.step(&Step { step, epoch: 0, position: step, samples: 3, loss: 0.5, row: Some(&row) }).unwrap();
         }
         assert!(tracker(runs.path(), true).err().unwrap().to_string().contains("another process"));
         drop(first);
@@ -275,11 +419,7 @@ mod tests {
 
         let mut second = tracker(runs.path(), true).unwrap();
         second.start(&start(2)).unwrap();
-        let end = row(2);
-        let stopping = Stopping::default();
-        second
-            .epoch_end(&EpochEnd { epoch: 0, row: &end, best: true, stopping: &stopping, time: Default::default() })
-            .unwrap();
+        second.epoch_end(&epoch_end(0, &row(2), &Evaluation::default(), &Stopping::default())).unwrap();
         assert_eq!(std::fs::read_to_string(&metrics).unwrap(), "{\"step\":1}\n{\"step\":2}\n{\"step\":2}\n");
         drop(second);
         let text = tracker(runs.path(), true).unwrap().start(&start(4)).unwrap_err().to_string();

@@ -4,7 +4,7 @@ use crate::data::augment::Augment;
 use crate::data::batch::{Batch, FrameSource, assemble};
 use crate::data::sampler::SampleId;
 use crate::ops::loss::{Counts, LossReport};
-use crate::train::metrics::{Evaluation, Scores, average_precision, best_threshold, counts_at};
+use crate::train::metrics::{Evaluation, Scores, Totals, average_precision, best_threshold, counts_at};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +102,34 @@ impl Summary {
             growth_average_precision: average_precision(growth_histogram),
             at_threshold: at(threshold, totals.counts, totals.growth),
             at_best: at(best, counts_at(histogram, best), counts_at(growth_histogram, best)),
+            copy_last: Scores::of(&totals.copy_last),
+        }
+    }
+}
+
+/// The scores of some of the samples.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Part {
+    /// Samples seen.
+    pub samples: u64,
+    /// Mean loss.
+    pub loss: f64,
+    /// Over all valid pixels.
+    pub scores: Scores,
+    /// Over the valid pixels that do not burn in the last frame.
+    pub growth: Scores,
+    /// Copying the last frame of the history.
+    pub copy_last: Scores,
+}
+
+impl Part {
+    /// The scores of some totals.
+    pub fn new(totals: &Totals) -> Self {
+        Self {
+            samples: totals.samples,
+            loss: totals.mean_loss(),
+            scores: Scores::of(&totals.counts),
+            growth: Scores::of(&totals.growth),
             copy_last: Scores::of(&totals.copy_last),
         }
     }

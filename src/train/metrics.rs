@@ -165,7 +165,7 @@ impl Totals {
 }
 
 /// What an evaluation over samples gave. Counts are at the threshold it was made with.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Loss and counts.
     pub totals: Totals,

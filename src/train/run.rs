@@ -103,6 +103,8 @@ pub struct Step<'a> {
     pub epoch: u64,
     /// Steps done within the epoch.
     pub position: u64,
+    /// Samples of its batch.
+    pub samples: usize,
     /// Its loss.
     pub loss: f64,
     /// Its line of metrics.jsonl, where it is to be logged.
@@ -116,6 +118,8 @@ pub struct EpochEnd<'a> {
     pub epoch: u64,
     /// Its line of metrics.jsonl.
     pub row: &'a Metrics,
+    /// Its validation.
+    pub validation: &'a Evaluation,
     /// Whether it is the best so far.
     pub best: bool,
     /// Early stopping after it.
@@ -145,15 +149,20 @@ pub trait Observer {
     fn evaluating(&mut self, what: &str, done: usize, all: usize);
     /// An epoch was done.
     fn epoch_end(&mut self, end: &EpochEnd) -> Result<()>;
-    /// The first validation batch with its logits [B, H, W], every `log_images_every` epochs.
+    /// A few validation samples, always the same, with their logits [B, H, W], every `log_images_every` epochs.
     fn preview(&mut self, epoch: u64, batch: &Batch, logits: &[f32]) -> Result<()>;
     /// A checkpoint will be written: every line handed over must be on the disk now.
     fn sync(&mut self) -> Result<()>;
     /// A checkpoint was written.
     fn checkpoint(&mut self, path: &Path, progress: &Progress) -> Result<()>;
+    /// The best weights were evaluated on `part` of the split, with breakdown.
+    fn evaluated(&mut self, part: &str, evaluation: &Evaluation) -> Result<()>;
     /// The loop ended; where it is not paused, the result of the final evaluation follows.
     fn finish(&mut self, ended: Ended, result: Option<&RunResult>) -> Result<()>;
 }
+
+/// Samples in a preview, where the validation part has as many.
+const PREVIEWS: usize = 4;
 
 /// The last checkpoint's file name.
 pub const LAST: &str = "last.safetensors";
@@ -271,13 +280,14 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
         let logged = *log_metrics_every > 0 && self.progress.step.is_multiple_of(*log_metrics_every);
         let row = logged.then(|| self.row(step_metrics(&report, &recipe.loss, &rates)));
         let Progress { step, position, .. } = self.progress;
-        self.observer.step(&Step { step, epoch, position, loss: report.loss, row: row.as_ref() })
+        let samples = samples.len();
+        self.observer.step(&Step { step, epoch, position, samples, loss: report.loss, row: row.as_ref() })
     }
 
     /// Validates, decides about stopping, and saves.
     fn end_epoch(&mut self, began: Instant) -> Result<()> {
         let epoch = self.progress.epoch;
-        let validation = self.evaluate("val", self.task.val)?;
+        let validation = self.evaluate("val", &self.task.val.in_order(), false)?;
         let mut metrics = train_epoch_metrics(&self.progress.totals);
         metrics.extend(validation_metrics(&validation));
 
@@ -289,6 +299,7 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
         self.observer.epoch_end(&EpochEnd {
             epoch,
             row: &row,
+            validation: &validation,
             best,
             stopping: &self.stopping,
             time: began.elapsed(),
@@ -325,26 +336,29 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
         if *every == 0 || !epoch.is_multiple_of(*every) {
             return Ok(());
         }
-        let Some(samples) = self.task.val.in_order().into_iter().next() else { return Ok(()) };
+        let all = self.task.val.samples();
+        let shown = PREVIEWS.min(all.len());
+        // From the middle of as many parts of the same size, which spreads them over sequences and lengths of history.
+        let samples: Vec<SampleId> = (0..shown).map(|i| all[(2 * i + 1) * all.len() / (2 * shown)]).collect();
         let batch = assemble(self.task.source, &samples, recipe.max_seq_len, &Default::default(), (0, 0))?;
         let logits = self.learner.logits(&batch)?;
         self.observer.preview(epoch, &batch, &logits)
     }
 
-    fn evaluate(&mut self, what: &str, sampler: &Sampler) -> Result<Evaluation> {
+    fn evaluate(&mut self, what: &str, batches: &[Vec<SampleId>], breakdown: bool) -> Result<Evaluation> {
         let recipe = &self.task.settings.recipe;
         let (learner, observer) = (&*self.learner, &mut *self.observer);
         evaluate(
             self.task.source,
-            &sampler.in_order(),
+            batches,
             recipe.max_seq_len,
-            false,
+            breakdown,
             |batch| learner.evaluate(batch, &recipe.loss, &recipe.thresholds),
             |done, all| observer.evaluating(what, done, all),
         )
     }
 
-    /// The best weights on validation and test.
+    /// The best weights on validation and test, one sample at a time: only so can histories and sequences be told apart.
     fn final_evaluation(&mut self, ended: Ended) -> Result<RunResult> {
         let best = self.task.checkpoint_dir.join(BEST);
         if let Some(saved) = self.best.take() {
@@ -354,11 +368,15 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
             let checkpoint = Checkpoint::read(&best)?;
             self.learner.restore(&checkpoint, &best)?;
         }
-        let validation = self.evaluate("val", self.task.val)?;
+        let validation = self.evaluate("val", &self.task.val.singly(), true)?;
+        self.observer.evaluated("val", &validation)?;
         let (split, test) = match self.task.test {
-            Some(sampler) => ("test", self.evaluate("test", sampler)?),
+            Some(sampler) => ("test", self.evaluate("test", &sampler.singly(), true)?),
             None => ("val", validation.clone()),
         };
+        if split == "test" {
+            self.observer.evaluated(split, &test)?;
+        }
         let recipe = &self.task.settings.recipe;
         let threshold = chosen_threshold(&validation);
         let summary = |evaluation: &Evaluation| Summary::new(evaluation, recipe.thresholds.prediction, threshold);
