@@ -1,6 +1,9 @@
 //! `emberformer train`
 
-use crate::cli::setup::{Parts, crop, describe_data, device, grouped, open_store, sequence_ids, wind, write_picture};
+use crate::cli::print;
+use crate::cli::setup::{
+    Parts, crop, describe_data, device, grouped, open_store, report_line, sequence_ids, wind, write_picture,
+};
 use crate::config::{Config, Loaded};
 use crate::data::batch::Batch;
 use crate::data::split::Split;
@@ -105,8 +108,9 @@ pub fn run(args: Args) -> Result<()> {
     };
     let checkpoint_dir = folder.path("checkpoints");
     let tracker = Tracker::new(folder.clone(), about, Console::new(args.quiet))?;
-    let mut tracker = tracker
-        .with_preview(Box::new(|folder, epoch, batch, logits| draw_preview(config, &store, folder, epoch, batch, logits)));
+    let mut tracker = tracker.with_preview(Box::new(|folder, epoch, batch, logits| {
+        draw_preview(config, &store, folder, epoch, batch, logits)
+    }));
     tracker.line(&format!("run     {}", folder.root().display()))?;
     tracker.line(&format!("device  {}", device.describe()))?;
     tracker.line(&format!("compute {}", precision.name()))?;
@@ -127,7 +131,14 @@ pub fn run(args: Args) -> Result<()> {
         settings: &settings,
         checkpoint_dir,
     };
-    train(&task, &mut engine, &mut tracker, args.resume).map(|_| ())
+    train(&task, &mut engine, &mut tracker, args.resume)?;
+    // Its lock would show the run as one that still trains.
+    drop(tracker);
+    let line = report_line(&[folder.root().to_path_buf()], &folder.path("report.html"));
+    match line {
+        Some(line) if !args.quiet => print(&line),
+        _ => Ok(()),
+    }
 }
 
 /// The configuration, with the flags that are short for keys.

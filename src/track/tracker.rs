@@ -363,12 +363,7 @@ mod tests {
         row
     }
 
-    fn epoch_end<'a>(
-        epoch: u64,
-        row: &'a Metrics,
-        validation: &'a Evaluation,
-        stopping: &'a Stopping,
-    ) -> EpochEnd<'a> {
+    fn epoch_end<'a>(epoch: u64, row: &'a Metrics, validation: &'a Evaluation, stopping: &'a Stopping) -> EpochEnd<'a> {
         EpochEnd { epoch, row, validation, best: true, stopping, time: Default::default() }
     }
 
