@@ -266,6 +266,23 @@ impl Tensor {
         Ok(data.address())
     }
 
+    /// A copy that shares nothing.
+    ///
+    /// # Errors
+    /// Where memory runs out.
+    pub fn copied(&self, device: &Device) -> Result<Self> {
+        match (&self.storage, device) {
+            (Storage::Gpu(dtype, data), Device::Gpu(gpu)) => Ok(Self::from_gpu(&self.shape, *dtype, gpu.copied(data)?)),
+            (_, Device::Cpu(cpu)) => {
+                let (shared, mut copy) = (self.clone(), self.clone());
+                with_real!(self.dtype(), E => { copy.cpu_mut::<E>(cpu); });
+                drop(shared);
+                Ok(copy)
+            }
+            _ => panic!("a tensor in host memory given to a GPU"),
+        }
+    }
+
     /// self += other, of the same length and type.
     ///
     /// # Errors

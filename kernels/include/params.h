@@ -16,13 +16,14 @@
 
 // One dropout layer of one step. Element e is dropped where its 16 random bits are below `threshold`.
 typedef struct Dropout {
-    unsigned int threshold; // probability·65536, rounded; 0: nothing is dropped
-    float scale;            // 1 / (1 − threshold / 65536)
+    const unsigned int *step; // low and high word, in device memory: a captured step is replayed with others; unread if 0 below
+    unsigned int threshold;   // probability·65536, rounded; 0: nothing is dropped
+    float scale;              // 1 / (1 − threshold / 65536)
     unsigned int site;
-    unsigned int step[2]; // low and high word
     unsigned int seed[2];
+    unsigned int unused;
 } Dropout;
-SIZE(Dropout, 28);
+SIZE(Dropout, 32);
 
 // A map [batch, height + 2·halo, width + 2·halo, stride], of which the first `channels` are values and the rest zeros.
 typedef struct Map {
@@ -212,7 +213,7 @@ typedef struct LinearGelu {
     unsigned int outputs;
     Dropout dropout;
 } LinearGelu;
-SIZE(LinearGelu, 64);
+SIZE(LinearGelu, 72);
 
 // dy becomes the gradient of product + bias, whose column sums are the partials
 typedef struct LinearGeluBackward {
@@ -224,7 +225,7 @@ typedef struct LinearGeluBackward {
     unsigned int outputs;
     Dropout dropout;
 } LinearGeluBackward;
-SIZE(LinearGeluBackward, 72);
+SIZE(LinearGeluBackward, 80);
 
 // ---- residual_norm ----
 

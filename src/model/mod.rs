@@ -1,5 +1,6 @@
 //! The network: token embedder, temporal transformer, spatial decoder and refinement decoder, strung together.
 
+mod batch;
 mod count;
 mod network;
 mod parameters;
@@ -7,14 +8,14 @@ mod random;
 mod work;
 
 pub use crate::ops::dropout::DropoutKey;
+pub use batch::{DeviceBatch, DeviceInputs, DeviceTarget};
 pub use count::ParameterCounts;
 pub use parameters::{Group, Kind, Parameter, Parameters};
 pub use random::random_batch;
 pub use work::ForwardWork;
 
-use crate::device::{Array, Device};
-use crate::ops::batch_norm::MaskBits;
-use crate::ops::loss::{Comparison, LossReport, LossSettings, Thresholds, segmentation_loss};
+use crate::device::Device;
+use crate::ops::loss::{LossReport, LossSettings, Thresholds, segmentation_loss};
 use crate::patch::Grid;
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -121,14 +122,6 @@ pub struct Target {
 }
 
 impl Inputs {
-    /// The last step of every history.
-    fn last_frames(&self, device: &Device) -> Result<MaskBits> {
-        let window = self.grid.patches() * self.grid.words();
-        let histories = self.frames.chunks_exact(self.history * window);
-        let bits = histories.flat_map(|frames| frames[frames.len() - window..].iter().copied()).collect();
-        Ok(MaskBits { grid: self.grid, bits: Array::new(device, bits)? })
-    }
-
     /// Whether every array has the length that the sizes call for, and the network can take it.
     fn check(&self, settings: &ModelSettings) -> Result<()> {
         let (b, t, n) = (self.batch, self.history, self.grid.patches());
@@ -215,9 +208,36 @@ impl EmberFormer {
         }
     }
 
-    /// A forward pass; see [`Pass::new`].
-    fn pass<'a>(&'a self, inputs: &'a Inputs, recording: bool, training: Option<DropoutKey>) -> Pass<'a> {
-        Pass::new(&self.settings, self, inputs, recording, training)
+    /// Checks a batch and brings its inputs to the device.
+    ///
+    /// # Errors
+    /// For a batch that does not fit the model, and where the device's memory runs out.
+    pub fn inputs(&self, inputs: &Inputs) -> Result<DeviceInputs> {
+        inputs.check(&self.settings)?;
+        self.check_history(inputs.history)?;
+        DeviceInputs::new(self.parameters.device(), self.activations, inputs)
+    }
+
+    /// Checks a batch with its target and brings it to the device.
+    ///
+    /// # Errors
+    /// For a batch that does not fit the model, and where the device's memory runs out.
+    pub fn batch(&self, inputs: &Inputs, target: &Target) -> Result<DeviceBatch> {
+        let n = inputs.batch * inputs.grid.patches();
+        if target.bits.len() != n * inputs.grid.words() || target.valid_patches.len() != n {
+            return Err(Error::failed(
+                "batch",
+                format_args!(
+                    "a target of {} words and {} patches for {n} patches",
+                    target.bits.len(),
+                    target.valid_patches.len()
+                ),
+                "use a target of the same window",
+            ));
+        }
+        let inputs = self.inputs(inputs)?;
+        let target = DeviceTarget::new(self.parameters.device(), inputs.grid, target)?;
+        Ok(DeviceBatch { inputs, target })
     }
 
     /// What the network looks like.
@@ -273,8 +293,9 @@ impl EmberFormer {
         thresholds: &Thresholds,
         training: Option<DropoutKey>,
     ) -> Result<LossReport> {
-        let comparison = self.comparison(inputs, target, training.is_some())?;
-        let mut pass = self.pass(inputs, true, training);
+        let batch = self.batch(inputs, target)?;
+        let comparison = batch.comparison(training.is_some());
+        let mut pass = Pass::new(&self.settings, self, &batch.inputs, true, training);
         let logits = pass.logits()?;
         let (report, seed) = segmentation_loss(self.parameters.device(), &logits, &comparison, loss, thresholds, true)?;
         let Pass { tape, vars, statistics, .. } = pass;
@@ -300,8 +321,9 @@ impl EmberFormer {
         loss: &LossSettings,
         thresholds: &Thresholds,
     ) -> Result<LossReport> {
-        let comparison = self.comparison(inputs, target, false)?;
-        let logits = self.pass(inputs, false, None).logits()?;
+        let batch = self.batch(inputs, target)?;
+        let logits = Pass::new(&self.settings, self, &batch.inputs, false, None).logits()?;
+        let comparison = batch.comparison(false);
         Ok(segmentation_loss(self.parameters.device(), &logits, &comparison, loss, thresholds, false)?.0)
     }
 
@@ -310,9 +332,8 @@ impl EmberFormer {
     /// # Errors
     /// For a batch that does not fit the model.
     pub fn logits(&self, inputs: &Inputs) -> Result<Vec<f64>> {
-        inputs.check(&self.settings)?;
-        self.check_history(inputs.history)?;
-        self.pass(inputs, false, None).logits()?.value().to_host()
+        let inputs = self.inputs(inputs)?;
+        Pass::new(&self.settings, self, &inputs, false, None).logits()?.value().to_host()
     }
 
     /// Logits in training mode without dropout, [B, H, W]; running statistics stay.
@@ -320,36 +341,15 @@ impl EmberFormer {
     /// # Errors
     /// For a batch that does not fit the model.
     pub fn training_logits(&self, inputs: &Inputs) -> Result<Vec<f64>> {
-        inputs.check(&self.settings)?;
-        self.check_history(inputs.history)?;
+        let inputs = self.inputs(inputs)?;
         // A key draws nothing where both probabilities are zero.
         let settings = ModelSettings { dropout: 0.0, head_dropout: 0.0, ..self.settings.clone() };
         let key = DropoutKey { seed: 0, step: 0 };
-        Pass::new(&settings, self, inputs, false, Some(key)).logits()?.value().to_host()
-    }
-
-    fn comparison(&self, inputs: &Inputs, target: &Target, training: bool) -> Result<Comparison> {
-        inputs.check(&self.settings)?;
-        self.check_history(inputs.history)?;
-        let n = inputs.batch * inputs.grid.patches();
-        if target.bits.len() != n * inputs.grid.words() || target.valid_patches.len() != n {
-            return Err(Error::failed(
-                "batch",
-                format_args!(
-                    "a target of {} words and {} patches for {n} patches",
-                    target.bits.len(),
-                    target.valid_patches.len()
-                ),
-                "use a target of the same window",
-            ));
+        let mut pass = Pass::new(&settings, self, &inputs, false, Some(key));
+        for running in &mut pass.statistics {
+            *running = running.copied(self.parameters.device())?;
         }
-        let device = self.parameters.device();
-        Ok(Comparison {
-            target: MaskBits { grid: inputs.grid, bits: Array::new(device, target.bits.clone())? },
-            last: inputs.last_frames(device)?,
-            valid_patches: Array::new(device, target.valid_patches.clone())?,
-            training,
-        })
+        pass.logits()?.value().to_host()
     }
 }
 

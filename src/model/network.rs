@@ -1,8 +1,7 @@
 //! The forward pass, strung from ops.
 
-use super::{EmberFormer, FireEmbedding, Inputs, ModelSettings, Parameters};
+use super::{DeviceInputs, EmberFormer, FireEmbedding, ModelSettings, Parameters};
 use crate::Result;
-use crate::device::Array;
 use crate::ops::attention::attention;
 use crate::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu};
 use crate::ops::conv::conv;
@@ -24,7 +23,7 @@ pub(super) struct Pass<'a> {
     settings: &'a ModelSettings,
     parameters: &'a Parameters,
     activations: DType,
-    inputs: &'a Inputs,
+    inputs: &'a DeviceInputs,
     training: Option<DropoutKey>,
     pub tape: Tape,
     /// One for each tensor of the model, in its order.
@@ -38,7 +37,7 @@ impl<'a> Pass<'a> {
     pub fn new(
         settings: &'a ModelSettings,
         model: &'a EmberFormer,
-        inputs: &'a Inputs,
+        inputs: &'a DeviceInputs,
         recording: bool,
         training: Option<DropoutKey>,
     ) -> Self {
@@ -71,11 +70,6 @@ impl<'a> Pass<'a> {
         Some(Dropout { probability, key, site: site as u32 })
     }
 
-    fn host(&self, shape: &[usize], values: &[f32]) -> Result<Tensor> {
-        let values = values.iter().map(|x| f64::from(*x));
-        Tensor::from_host(self.tape.device(), self.activations, shape, values)
-    }
-
     /// Logits [B, H, W].
     pub fn logits(&mut self) -> Result<Var> {
         let tokens = self.embed()?; // [B·N, T, d]
@@ -85,31 +79,21 @@ impl<'a> Pass<'a> {
     }
 
     fn embed(&mut self) -> Result<Var> {
-        let Inputs { batch, history, grid, .. } = *self.inputs;
+        let DeviceInputs { batch, history, grid, .. } = *self.inputs;
         let wind = if self.settings.use_wind {
-            let wind = self.host(&[batch * history, 2], &self.inputs.wind)?;
-            let wind = self.tape.leaf(wind);
+            let wind = self.tape.leaf(self.inputs.wind.clone());
             let hidden = self.layer(&wind, "token_embedder.wind_embed.0", Activation::Gelu(None))?; // [B·T, d/2]
             Some(self.layer(&hidden, "token_embedder.wind_embed.2", Activation::Identity)?) // [B·T, d]
         } else {
             None
         };
         let statics = if self.settings.use_static {
-            let shape = [batch * grid.patches(), self.settings.static_channels];
-            let statics = self.host(&shape, &self.inputs.statics)?;
-            let statics = self.tape.leaf(statics);
+            let statics = self.tape.leaf(self.inputs.statics.clone());
             Some(self.layer(&statics, "token_embedder.static_embed", Activation::Identity)?) // [B·N, d]
         } else {
             None
         };
-        let ages = self.inputs.valid_steps.chunks_exact(history).flat_map(|steps| {
-            steps.iter().scan(0u32, |real, valid| {
-                *real += u32::from(*valid);
-                Some(real.saturating_sub(1))
-            })
-        });
-        let frames = Array::new(self.tape.device(), self.inputs.frames.clone())?;
-        let ages = Array::new(self.tape.device(), ages.collect())?;
+        let (frames, ages) = (self.inputs.frames.clone(), self.inputs.ages.clone());
         let tokens = Tokens { batch, history, grid, frames, ages, activations: self.activations };
         let weight = self.var("token_embedder.fire_embed.weight");
         let bias = self.var("token_embedder.fire_embed.bias");
@@ -119,7 +103,7 @@ impl<'a> Pass<'a> {
     /// The last step's features [B·N, d]. Earlier steps serve the last layer as keys and values only.
     fn temporal(&mut self, mut x: Var) -> Result<Var> {
         let (d, p) = (self.settings.d_model, self.settings.dropout);
-        let valid = Array::new(self.tape.device(), self.inputs.valid_steps.clone())?;
+        let valid = self.inputs.valid_steps.clone();
         for l in 0..self.settings.layers {
             let name = |part: &str| format!("temporal_transformer.transformer.layers.{l}.{part}");
             let last = l + 1 == self.settings.layers;
@@ -206,10 +190,7 @@ impl<'a> Pass<'a> {
         let map = Map { batch, height: grid.rows, width: grid.cols, channels: x.shape()[1], halo: 1 };
         x = to_map(&mut self.tape, &x, map)?;
         let stages = self.settings.stages().len();
-        let mask = match self.settings.last_frame_skip {
-            true => Some(self.inputs.last_frames(self.tape.device())?),
-            false => None,
-        };
+        let mask = self.settings.last_frame_skip.then(|| self.inputs.last.clone());
         for stage in 0..stages {
             let name = |i: usize| format!("refinement_decoder.upsample_layers.{}", 6 * stage + i);
             let skip = mask.as_ref().filter(|_| stage + 1 == stages);

@@ -131,11 +131,8 @@ fn running_statistics_move_towards_the_batch_s() {
         let ones = parameter(device, &[map.channels], &vec![1.0; map.channels]);
         let leaves = [x, ones.clone(), ones].map(|value| tape.leaf(value));
         let (mut mean, mut var) = running(device, map.channels);
-        let shared = mean.clone(); // keeps what it was
         let statistics = Statistics::Batch(&mut mean, &mut var);
         batch_norm_relu(&mut tape, &leaves[0], &leaves[1], &leaves[2], statistics, 1, None).unwrap();
-        let before = running(device, map.channels).0.to_host().unwrap();
-        assert_eq!(shared.to_host().unwrap(), before);
         [mean, var].map(|tensor| tensor.to_host().unwrap())
     };
     let truth = after(&Device::cpu(), DType::F64);

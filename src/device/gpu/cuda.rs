@@ -1,14 +1,15 @@
 //! NVIDIA GPUs through cudarc: the driver's library is probed before it is used, since cudarc panics where it is missing.
 
-use super::{Gemm, Launch, MOST_SHARED, images, params};
-use crate::tensor::{DType, Tensor};
+use super::gemm::Product;
+use super::{Launch, MOST_SHARED, images, params};
+use crate::tensor::DType;
 use crate::{Error, Result};
 use cudarc::cublas::CudaBlas;
 use cudarc::cublas::result::gemm_ex;
 use cudarc::cublas::sys as blas;
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
-    result, sys,
+    CudaContext, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig,
+    PushKernelArg, result, sys,
 };
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
@@ -19,7 +20,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// A GPU with its stream and the kernels loaded.
 pub struct Cuda {
     stream: Arc<CudaStream>,
+    /// For what must not be recorded while the other is being captured.
+    beside: Arc<CudaStream>,
     blas: CudaBlas,
+    /// Memory of cuBLAS: with its own it could not be captured, and its split products would depend on it.
+    _workspace: Memory,
     modules: Vec<Arc<CudaModule>>,
     functions: Mutex<HashMap<String, CudaFunction>>,
     name: String,
@@ -44,6 +49,9 @@ unsafe impl<P: Copy> DeviceRepr for Argument<P> {}
 fn missing(what: impl Display, remedy: impl Display) -> Error {
     Error::failed("CUDA", what, remedy)
 }
+
+/// Bytes of cuBLAS's workspace: what its documentation advises for the largest GPUs.
+const WORKSPACE: usize = 32 << 20;
 
 const OTHER_DEVICE: &str = "use --device cpu, or auto to take what there is";
 
@@ -173,6 +181,7 @@ impl Cuda {
             ));
         }
         let stream = context.new_stream().map_err(|e| fail("gives no stream", &e))?;
+        let beside = context.new_stream().map_err(|e| fail("gives no stream", &e))?;
         // SAFETY: all memory is used on this one stream, in order.
         unsafe { context.disable_event_tracking() };
         let mut modules = Vec::new();
@@ -193,12 +202,17 @@ impl Cuda {
         let blas = CudaBlas::new(stream.clone()).map_err(|e| fail("cuBLAS does not start", &e))?;
         // Partial sums of split products stay float.
         let mode = blas::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
-        // SAFETY: the handle lives.
-        unsafe { blas::cublasSetMathMode(*blas.handle(), mode) }
-            .result()
-            .map_err(|e| fail("cuBLAS does not start", &e))?;
+        let workspace = allocate(&stream, WORKSPACE).map_err(|e| fail("no memory for cuBLAS", &e))?;
+        // SAFETY: the handle lives, and the workspace as long as it does.
+        let set = unsafe {
+            blas::cublasSetMathMode(*blas.handle(), mode)
+                .result()
+                .and_then(|()| blas::cublasSetWorkspace_v2(*blas.handle(), workspace.address(), WORKSPACE).result())
+        };
+        set.map_err(|e| fail("cuBLAS does not start", &e))?;
         let functions = Mutex::default();
-        let cuda = Self { stream, blas, modules, functions, name, ordinal, capability, driver };
+        let cuda =
+            Self { stream, beside, blas, _workspace: workspace, modules, functions, name, ordinal, capability, driver };
         cuda.prove()?;
         Ok(cuda)
     }
@@ -207,12 +221,12 @@ impl Cuda {
     fn prove(&self) -> Result<()> {
         let fail = |e| self.error("allocation", &e);
         let [sum, term] = [self.allocate(4).map_err(fail)?, self.allocate(4).map_err(fail)?];
-        self.upload(&sum, &1.5f32.to_ne_bytes())?;
-        self.upload(&term, &2.25f32.to_ne_bytes())?;
+        self.upload(sum.address(), &1.5f32.to_ne_bytes())?;
+        self.upload(term.address(), &2.25f32.to_ne_bytes())?;
         let params = params::Add { to: sum.address(), from: term.address(), len: 1 };
         self.launch("add_f32", Launch::linear(1, 256), &params)?;
         let mut bytes = [0; 4];
-        self.download(&sum, &mut bytes)?;
+        self.download(sum.address(), &mut bytes)?;
         match f32::from_ne_bytes(bytes) {
             3.75 => Ok(()),
             other => Err(self.error("the first kernel", &format_args!("1.5 + 2.25 came out as {other}"))),
@@ -240,46 +254,71 @@ impl Cuda {
     }
 
     pub fn allocate(&self, bytes: usize) -> std::result::Result<Memory, String> {
-        // SAFETY: what is read of it has been written by a kernel or a copy before; the emulated device checks that.
-        let slice = unsafe { self.stream.alloc::<u8>(bytes.max(1)) }.map_err(|e| e.to_string())?;
-        let address = slice.device_ptr(&self.stream).0;
-        Ok(Memory { slice, address })
+        allocate(&self.stream, bytes)
     }
 
-    pub fn fill_zero(&self, memory: &Memory) -> Result<()> {
+    /// Memory with that content, made and filled beside the stream that is being captured.
+    pub fn memory_beside(&self, bytes: &[u8]) -> Result<Memory> {
+        let memory = allocate(&self.beside, bytes.len()).map_err(|e| self.error("allocation", &e))?;
+        // SAFETY: within the allocation; waited for before the bytes may go.
+        unsafe { result::memcpy_htod_async(memory.address, bytes, self.beside.cu_stream()) }
+            .map_err(|e| self.error("copy to the device", &e))?;
+        self.beside.synchronize().map_err(|e| self.error("copy to the device", &e))?;
+        Ok(memory)
+    }
+
+    pub fn begin_capture(&self) -> Result<()> {
+        self.stream
+            .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)
+            .map_err(|e| self.error("begin of a capture", &e))
+    }
+
+    pub fn end_capture(&self) -> Result<CudaGraph> {
+        let flags = sys::CUgraphInstantiate_flags(0);
+        match self.stream.end_capture(flags).map_err(|e| self.error("end of a capture", &e))? {
+            Some(graph) => {
+                graph.upload().map_err(|e| self.error("a graph's upload", &e))?;
+                Ok(graph)
+            }
+            None => Err(self.error("end of a capture", &"nothing was recorded")),
+        }
+    }
+
+    pub fn replay(&self, graph: &CudaGraph) -> Result<()> {
+        graph.launch().map_err(|e| self.error("launch of a graph", &e))
+    }
+
+    pub fn fill_zero(&self, address: *mut c_void, bytes: usize) -> Result<()> {
         self.bind()?;
-        // SAFETY: the whole of an allocation.
-        unsafe { result::memset_d8_async(memory.address, 0, memory.bytes(), self.stream.cu_stream()) }
+        // SAFETY: the whole of a buffer.
+        unsafe { result::memset_d8_async(address as u64, 0, bytes, self.stream.cu_stream()) }
             .map_err(|e| self.error("filling memory", &e))
     }
 
-    pub fn copy(&self, from: &Memory, to: &Memory) -> Result<()> {
+    pub fn copy(&self, from: *mut c_void, to: *mut c_void, bytes: usize) -> Result<()> {
         self.bind()?;
-        let bytes = from.bytes().min(to.bytes());
-        // SAFETY: within both allocations.
-        unsafe { result::memcpy_dtod_async(to.address, from.address, bytes, self.stream.cu_stream()) }
+        // SAFETY: within both buffers.
+        unsafe { result::memcpy_dtod_async(to as u64, from as u64, bytes, self.stream.cu_stream()) }
             .map_err(|e| self.error("copy on the device", &e))
     }
 
-    pub fn upload(&self, memory: &Memory, bytes: &[u8]) -> Result<()> {
-        assert!(bytes.len() <= memory.bytes(), "{} bytes into {}", bytes.len(), memory.bytes());
+    pub fn upload(&self, address: *mut c_void, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
         self.bind()?;
-        // SAFETY: within the allocation; the driver has read pageable host memory when it returns.
-        unsafe { result::memcpy_htod_async(memory.address, bytes, self.stream.cu_stream()) }
+        // SAFETY: within the buffer; the driver has read pageable host memory when it returns.
+        unsafe { result::memcpy_htod_async(address as u64, bytes, self.stream.cu_stream()) }
             .map_err(|e| self.error("copy to the device", &e))
     }
 
-    pub fn download(&self, memory: &Memory, bytes: &mut [u8]) -> Result<()> {
-        assert!(bytes.len() <= memory.bytes(), "{} bytes from {}", bytes.len(), memory.bytes());
+    pub fn download(&self, address: *mut c_void, bytes: &mut [u8]) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
         self.bind()?;
-        // SAFETY: within the allocation; synchronised before the bytes are read.
-        unsafe { result::memcpy_dtoh_async(bytes, memory.address, self.stream.cu_stream()) }
+        // SAFETY: within the buffer; synchronised before the bytes are read.
+        unsafe { result::memcpy_dtoh_async(bytes, address as u64, self.stream.cu_stream()) }
             .map_err(|e| self.error("copy from the device", &e))?;
         self.synchronize()
     }
@@ -327,10 +366,11 @@ impl Cuda {
     }
 
     /// Row-major C = A·B is column-major Cᵀ = Bᵀ·Aᵀ, which is what cuBLAS computes.
-    pub fn gemm(&self, gemm: &Gemm<'_>, c: &mut Tensor) -> Result<()> {
+    pub fn gemm(&self, product: &Product) -> Result<()> {
         self.bind()?;
-        let [row_a, row_b] = gemm.strides();
-        let kind = |tensor: &Tensor| match tensor.dtype() {
+        let Product { m, n, k, .. } = *product;
+        let [row_a, row_b] = product.strides();
+        let kind = |dtype: DType| match dtype {
             DType::BF16 => blas::cudaDataType_t::CUDA_R_16BF,
             _ => blas::cudaDataType_t::CUDA_R_32F,
         };
@@ -338,32 +378,39 @@ impl Cuda {
             if transposed { blas::cublasOperation_t::CUBLAS_OP_T } else { blas::cublasOperation_t::CUBLAS_OP_N }
         };
         let (alpha, beta) = (1.0f32, 0.0f32);
-        // SAFETY: `Gemm::check` has compared sizes and types with the tensors; alpha and beta are read before it returns.
+        // SAFETY: `Product::new` has compared sizes and types with the tensors; alpha and beta are read before it returns.
         unsafe {
             gemm_ex(
                 *self.blas.handle(),
-                op(gemm.transpose_b),
-                op(gemm.transpose_a),
-                gemm.n as i32,
-                gemm.m as i32,
-                gemm.k as i32,
+                op(product.transpose_b),
+                op(product.transpose_a),
+                n as i32,
+                m as i32,
+                k as i32,
                 (&raw const alpha).cast(),
-                gemm.b.gpu_address(),
-                kind(gemm.b),
+                product.b,
+                kind(product.of),
                 row_b as i32,
-                gemm.a.gpu_address(),
-                kind(gemm.a),
+                product.a,
+                kind(product.of),
                 row_a as i32,
                 (&raw const beta).cast(),
-                c.gpu_address(),
-                kind(c),
-                gemm.n as i32,
+                product.c,
+                kind(product.to),
+                n as i32,
                 blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
                 blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
         }
-        .map_err(|e| self.error(&format!("matrix product {}x{}x{}", gemm.m, gemm.n, gemm.k), &e))
+        .map_err(|e| self.error(&format!("matrix product {m}x{n}x{k}"), &e))
     }
+}
+
+fn allocate(stream: &Arc<CudaStream>, bytes: usize) -> std::result::Result<Memory, String> {
+    // SAFETY: what is read of it has been written by a kernel or a copy before; the emulated device checks that.
+    let slice = unsafe { stream.alloc::<u8>(bytes.max(1)) }.map_err(|e| e.to_string())?;
+    let address = slice.device_ptr(stream).0;
+    Ok(Memory { slice, address })
 }
 
 impl Memory {

@@ -1,9 +1,10 @@
 //! The emulated device: kernels compiled by the host's compiler, blocks spread over threads, every access checked
 //! (`kernels/emulate/`).
 
-use super::{Gemm, Launch, MOST_SHARED};
+use super::gemm::Product;
+use super::{Launch, MOST_SHARED};
 use crate::device::cpu::{Mat, MatMut};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::DType;
 use crate::{Error, Result};
 use half::bf16;
 use rayon::prelude::*;
@@ -47,6 +48,47 @@ unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
 
+/// One command of recorded work.
+pub enum Command {
+    Launch {
+        kernel: String,
+        launch: Launch,
+        /// Words, so that the struct in them is aligned.
+        params: Vec<u64>,
+        size: usize,
+    },
+    Gemm(Product),
+    Zero {
+        address: *mut c_void,
+        bytes: usize,
+    },
+    Copy {
+        from: *mut c_void,
+        to: *mut c_void,
+        bytes: usize,
+    },
+    /// A buffer begins its life.
+    Poison {
+        address: *mut c_void,
+        bytes: usize,
+    },
+}
+
+// SAFETY: addresses of plain memory, see `Memory`.
+unsafe impl Send for Command {}
+
+impl Command {
+    pub fn launch<P: Copy>(kernel: &str, launch: Launch, params: &P) -> Self {
+        let mut words = vec![0u64; size_of::<P>().div_ceil(8)];
+        assert!(align_of::<P>() <= 8, "a parameter struct is aligned to 8 bytes at most");
+        // SAFETY: the words have room for the struct, a plain C struct without invariants.
+        unsafe {
+            std::ptr::copy_nonoverlapping((&raw const *params).cast::<u8>(), words.as_mut_ptr().cast(), size_of::<P>())
+        };
+        Self::Launch { kernel: kernel.to_string(), launch, params: words, size: size_of::<P>() }
+    }
+}
+
 /// A parameter struct, for the threads that run blocks.
 struct Params(*const c_void);
 
@@ -63,6 +105,25 @@ impl Emulated {
     }
 
     pub fn launch<P: Copy>(&self, kernel: &str, launch: Launch, params: &P) -> Result<()> {
+        self.launch_raw(kernel, launch, (&raw const *params).cast(), size_of::<P>())
+    }
+
+    /// One command of recorded work.
+    pub fn run(&self, command: &Command) -> Result<()> {
+        match command {
+            Command::Launch { kernel, launch, params, size } => {
+                self.launch_raw(kernel, *launch, params.as_ptr().cast(), *size)?;
+            }
+            Command::Gemm(product) => gemm(product),
+            Command::Zero { address, bytes } => zero(*address, *bytes),
+            Command::Copy { from, to, bytes } => copy(*from, *to, *bytes),
+            Command::Poison { address, bytes } => poison(*address, *bytes),
+        }
+        Ok(())
+    }
+
+    /// `params` points at a struct of `size` bytes.
+    fn launch_raw(&self, kernel: &str, launch: Launch, params: *const c_void, size: usize) -> Result<()> {
         let complain = |what: String| {
             Err(Error::failed(
                 "emulated GPU",
@@ -76,8 +137,8 @@ impl Emulated {
         if !unsafe { emberformer_emulate_find(name.as_ptr(), &raw mut params_size, &raw mut max_threads) } {
             return complain("no such kernel".into());
         }
-        if params_size != size_of::<P>() {
-            return complain(format!("parameters of {} bytes, the kernel takes {params_size}", size_of::<P>()));
+        if params_size != size {
+            return complain(format!("parameters of {size} bytes, the kernel takes {params_size}"));
         }
         if launch.block == 0 || launch.block > max_threads || !launch.block.is_multiple_of(32) {
             return complain(format!("a block must have a multiple of 32 threads, {max_threads} at most"));
@@ -90,7 +151,7 @@ impl Emulated {
         }
         let blocks = launch.grid.iter().map(|n| u64::from(*n)).product::<u64>();
         let chunk = blocks.div_ceil(4 * rayon::current_num_threads() as u64).max(1);
-        let params = Params((&raw const *params).cast());
+        let params = Params(params);
         let run = |i: u64| {
             let params = &params;
             let (mut message, mut moved) = ([0 as c_char; 512], 0);
@@ -135,32 +196,32 @@ impl Memory {
     pub fn address(&self) -> *mut c_void {
         self.address
     }
+}
 
-    /// Fills it with bytes that are NaN as float and bf16.
-    pub fn poison(&self) {
-        // SAFETY: the whole of an allocation of this length.
-        unsafe { std::ptr::write_bytes(self.address.cast::<u8>(), 0xff, self.bytes) };
-    }
+/// Fills memory with bytes that are NaN as float and bf16.
+pub fn poison(address: *mut c_void, bytes: usize) {
+    // SAFETY: the whole of a buffer of this length.
+    unsafe { std::ptr::write_bytes(address.cast::<u8>(), 0xff, bytes) };
+}
 
-    /// Takes over the bytes of `from`, as many as fit.
-    pub fn copy(&self, from: &Self) {
-        // SAFETY: within both allocations, which do not overlap.
-        unsafe {
-            std::ptr::copy_nonoverlapping(from.address.cast::<u8>(), self.address.cast(), self.bytes.min(from.bytes))
-        };
-    }
+pub fn zero(address: *mut c_void, bytes: usize) {
+    // SAFETY: the whole of a buffer of this length.
+    unsafe { std::ptr::write_bytes(address.cast::<u8>(), 0, bytes) };
+}
 
-    pub fn write(&self, bytes: &[u8]) {
-        assert!(bytes.len() <= self.bytes, "{} bytes into {}", bytes.len(), self.bytes);
-        // SAFETY: within the allocation, which overlaps no Rust slice.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.address.cast(), bytes.len()) };
-    }
+pub fn copy(from: *mut c_void, to: *mut c_void, bytes: usize) {
+    // SAFETY: within two buffers, which do not overlap.
+    unsafe { std::ptr::copy_nonoverlapping(from.cast::<u8>(), to.cast(), bytes) };
+}
 
-    pub fn read(&self, bytes: &mut [u8]) {
-        assert!(bytes.len() <= self.bytes, "{} bytes from {}", bytes.len(), self.bytes);
-        // SAFETY: within the allocation, which overlaps no Rust slice.
-        unsafe { std::ptr::copy_nonoverlapping(self.address.cast(), bytes.as_mut_ptr(), bytes.len()) };
-    }
+pub fn write(address: *mut c_void, bytes: &[u8]) {
+    // SAFETY: within the buffer, which overlaps no Rust slice.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address.cast(), bytes.len()) };
+}
+
+pub fn read(address: *mut c_void, bytes: &mut [u8]) {
+    // SAFETY: within the buffer, which overlaps no Rust slice.
+    unsafe { std::ptr::copy_nonoverlapping(address.cast(), bytes.as_mut_ptr(), bytes.len()) };
 }
 
 impl Drop for Memory {
@@ -170,11 +231,10 @@ impl Drop for Memory {
     }
 }
 
-/// The elements of a tensor of the emulated device as float.
-fn values(tensor: &Tensor) -> Vec<f32> {
-    let (address, len) = (tensor.gpu_address(), tensor.len());
-    if tensor.dtype() == DType::BF16 {
-        // SAFETY: a tensor's memory holds as many elements as its shape says.
+/// `len` elements as float.
+fn values(address: *const c_void, dtype: DType, len: usize) -> Vec<f32> {
+    if dtype == DType::BF16 {
+        // SAFETY: an operand of a checked product, of so many elements.
         unsafe { std::slice::from_raw_parts(address.cast::<bf16>(), len) }.iter().map(|x| x.to_f32()).collect()
     } else {
         // SAFETY: as above.
@@ -183,23 +243,22 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 }
 
 /// The product in float, rounded to C's type.
-pub fn gemm(gemm: &Gemm<'_>, c: &mut Tensor) {
-    let [row_a, row_b] = gemm.strides();
-    let Gemm { m, n, k, .. } = *gemm;
-    let (a, b) = (values(gemm.a), values(gemm.b));
-    let [ra, ca] = if gemm.transpose_a { [k, m] } else { [m, k] };
-    let [rb, cb] = if gemm.transpose_b { [n, k] } else { [k, n] };
+pub fn gemm(product: &Product) {
+    let [row_a, row_b] = product.strides();
+    let Product { of, m, n, k, transpose_a, transpose_b, .. } = *product;
+    let (a, b) = (values(product.a, of, m * k), values(product.b, of, k * n));
+    let [ra, ca] = if transpose_a { [k, m] } else { [m, k] };
+    let [rb, cb] = if transpose_b { [n, k] } else { [k, n] };
     let (a, b) = (Mat::new(&a, (ra, ca), row_a, 1), Mat::new(&b, (rb, cb), row_b, 1));
-    let (a, b) = (if gemm.transpose_a { a.t() } else { a }, if gemm.transpose_b { b.t() } else { b });
-    let mut product = vec![0.0f32; m * n];
-    crate::device::cpu::gemm(MatMut::of_row_major_t(&mut product, n, m), b.t(), a.t(), false);
-    let address = c.gpu_address();
-    if c.dtype() == DType::BF16 {
-        // SAFETY: a tensor's memory holds as many elements as its shape says, m·n as `Gemm::check` has seen.
-        let to = unsafe { std::slice::from_raw_parts_mut(address.cast::<bf16>(), m * n) };
-        to.iter_mut().zip(product).for_each(|(to, value)| *to = bf16::from_f32(value));
+    let (a, b) = (if transpose_a { a.t() } else { a }, if transpose_b { b.t() } else { b });
+    let mut sums = vec![0.0f32; m * n];
+    crate::device::cpu::gemm(MatMut::of_row_major_t(&mut sums, n, m), b.t(), a.t(), false);
+    if product.to == DType::BF16 {
+        // SAFETY: C has m·n elements, as `Product::new` has seen.
+        let to = unsafe { std::slice::from_raw_parts_mut(product.c.cast::<bf16>(), m * n) };
+        to.iter_mut().zip(sums).for_each(|(to, value)| *to = bf16::from_f32(value));
     } else {
         // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts_mut(address.cast::<f32>(), m * n) }.copy_from_slice(&product);
+        unsafe { std::slice::from_raw_parts_mut(product.c.cast::<f32>(), m * n) }.copy_from_slice(&sums);
     }
 }

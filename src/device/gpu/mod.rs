@@ -7,16 +7,21 @@
 mod cuda;
 mod emulated;
 mod gemm;
+mod graph;
 
 pub use cuda::count;
 pub use gemm::Gemm;
+pub use graph::{Graph, Plan};
 
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 use bytemuck::NoUninit;
 use cuda::Cuda;
-use emulated::Emulated;
-use std::sync::{Arc, Mutex, PoisonError};
+use emulated::{Command, Emulated};
+use gemm::Product;
+use graph::Mode;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The Rust side of `kernels/include/params.h`, made by bindgen.
 #[allow(missing_docs, rustdoc::all, clippy::all, clippy::undocumented_unsafe_blocks)]
@@ -53,6 +58,9 @@ pub struct Gpu(Arc<Inner>);
 struct Inner {
     backend: Backend,
     pool: Mutex<Pool>,
+    mode: Mutex<Mode>,
+    /// The dropout step that kernels read, and what was last written to it.
+    step: Mutex<Option<(Memory, u64)>>,
 }
 
 enum Backend {
@@ -69,10 +77,21 @@ struct Pool {
     peak: usize,
 }
 
-/// An allocation of a backend.
+/// An allocation of a backend, or a stand-in for one.
 enum Memory {
     Cuda(cuda::Memory),
     Emulated(emulated::Memory),
+    /// A stretch of a captured step's arena.
+    Arena {
+        arena: Arc<Buffer>,
+        offset: usize,
+        bytes: usize,
+    },
+    /// What a dry run gets: nothing is behind it.
+    Planned {
+        number: usize,
+        bytes: usize,
+    },
 }
 
 /// The shape of a launch.
@@ -114,7 +133,7 @@ impl Gpu {
     }
 
     fn of(backend: Backend) -> Self {
-        Self(Arc::new(Inner { backend, pool: Mutex::default() }))
+        Self(Arc::new(Inner { backend, pool: Mutex::default(), mode: Mutex::default(), step: Mutex::default() }))
     }
 
     /// Device, architecture, driver and kernel image in one line.
@@ -143,10 +162,18 @@ impl Gpu {
     /// # Errors
     /// Where the device has not that much left.
     pub fn take(&self, bytes: usize) -> Result<Buffer> {
+        let memory = match self.mode().take(self, bytes)? {
+            Some(memory) => memory,
+            None => self.take_from_pool(bytes)?,
+        };
+        Ok(Buffer { memory: Some(memory), home: self.clone() })
+    }
+
+    fn take_from_pool(&self, bytes: usize) -> Result<Memory> {
         let mut pool = self.lock();
         let fitting = pool.free.iter().enumerate().filter(|(_, memory)| match memory {
             Memory::Cuda(_) => (bytes..=bytes + bytes / 4).contains(&memory.bytes()),
-            Memory::Emulated(_) => memory.bytes() == bytes, // the guard page follows right behind
+            _ => memory.bytes() == bytes, // emulated: the guard page follows right behind
         });
         let best = fitting.min_by_key(|(_, memory)| memory.bytes()).map(|(i, _)| i);
         let memory = match best.map(|i| pool.free.swap_remove(i)) {
@@ -166,18 +193,22 @@ impl Gpu {
         pool.in_use += memory.bytes();
         pool.peak = pool.peak.max(pool.in_use);
         drop(pool);
-        if let Memory::Emulated(memory) = &memory {
-            memory.poison();
+        if let Memory::Emulated(_) = &memory {
+            emulated::poison(memory.address(), bytes);
         }
-        Ok(Buffer { memory: Some(memory), home: self.clone() })
+        Ok(memory)
+    }
+
+    /// Gives the memory of all buffers that nobody uses back to the driver.
+    pub fn release_unused(&self) {
+        let mut pool = self.lock();
+        pool.free.clear();
+        pool.free_bytes = 0;
     }
 
     /// New memory; where there is none left, after all that lies idle has been given back.
     fn allocate(&self, bytes: usize, pool: &mut Pool) -> Result<Memory> {
-        let allocate = || match &self.0.backend {
-            Backend::Cuda(cuda) => cuda.allocate(bytes).map(Memory::Cuda),
-            Backend::Emulated(_) => emulated::Memory::new(bytes).map(Memory::Emulated),
-        };
+        let allocate = || self.memory_of(bytes);
         match allocate() {
             Err(_) if !pool.free.is_empty() => {
                 pool.free.clear();
@@ -199,8 +230,19 @@ impl Gpu {
         })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Pool> {
+    fn memory_of(&self, bytes: usize) -> std::result::Result<Memory, String> {
+        match &self.0.backend {
+            Backend::Cuda(cuda) => cuda.allocate(bytes).map(Memory::Cuda),
+            Backend::Emulated(_) => emulated::Memory::new(bytes).map(Memory::Emulated),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pool> {
         self.0.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mode(&self) -> MutexGuard<'_, Mode> {
+        self.0.mode.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes of all buffers now in use, and the most that ever were.
@@ -233,29 +275,117 @@ impl Gpu {
     /// # Errors
     /// What the driver reports.
     pub fn fill_zero(&self, buffer: &Buffer) -> Result<()> {
-        match (&self.0.backend, buffer.memory()) {
-            (Backend::Cuda(cuda), Memory::Cuda(memory)) => cuda.fill_zero(memory),
-            (_, Memory::Emulated(memory)) => {
-                memory.write(&vec![0u8; memory.bytes()]);
+        let (address, bytes) = (buffer.address(), buffer.bytes());
+        if self.mode().defers(|| Command::Zero { address, bytes }) {
+            return Ok(());
+        }
+        match &self.0.backend {
+            Backend::Cuda(cuda) => cuda.fill_zero(address, bytes),
+            Backend::Emulated(_) => {
+                emulated::zero(address, bytes);
                 Ok(())
             }
-            (Backend::Emulated(_), Memory::Cuda(_)) => unreachable!("a buffer of another device"),
         }
     }
 
     /// A buffer with a copy of `values`.
     ///
     /// # Errors
-    /// Where memory runs out.
+    /// Where memory runs out; within a captured step, which must not depend on the host.
     pub fn upload<T: NoUninit>(&self, values: &[T]) -> Result<Buffer> {
-        let bytes: &[u8] = bytemuck::cast_slice(values);
-        let buffer = self.take(bytes.len())?;
-        match (&self.0.backend, buffer.memory()) {
-            (Backend::Cuda(cuda), Memory::Cuda(memory)) => cuda.upload(memory, bytes)?,
-            (_, Memory::Emulated(memory)) => memory.write(bytes),
-            (Backend::Emulated(_), Memory::Cuda(_)) => unreachable!("a buffer of another device"),
-        }
+        let buffer = self.take(size_of_val(values))?;
+        self.write(&buffer, values)?;
         Ok(buffer)
+    }
+
+    /// Copies `values` to the start of a buffer.
+    ///
+    /// # Errors
+    /// What the driver reports; within a captured step, which must not depend on the host.
+    pub fn write<T: NoUninit>(&self, buffer: &Buffer, values: &[T]) -> Result<()> {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        assert!(bytes.len() <= buffer.bytes(), "{} bytes into {}", bytes.len(), buffer.bytes());
+        self.mode().check_host_access(self)?;
+        self.write_bytes(buffer.address(), bytes)
+    }
+
+    fn write_bytes(&self, address: *mut c_void, bytes: &[u8]) -> Result<()> {
+        match &self.0.backend {
+            Backend::Cuda(cuda) => cuda.upload(address, bytes),
+            Backend::Emulated(_) => {
+                emulated::write(address, bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// A table that kernels of this launch or, within a captured step, of every replay read.
+    ///
+    /// # Errors
+    /// Where memory runs out.
+    pub fn table<T: NoUninit>(&self, values: &[T]) -> Result<Arc<Buffer>> {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let mut mode = self.mode();
+        let memory = match &mut *mode {
+            Mode::Run => {
+                drop(mode);
+                return Ok(Arc::new(self.upload(values)?));
+            }
+            Mode::Plan(_) => Memory::Planned { number: usize::MAX, bytes: bytes.len() },
+            Mode::Capture(_) => {
+                let memory = self.memory_beside(bytes)?;
+                self.lock().in_use += memory.bytes();
+                memory
+            }
+        };
+        let table = Arc::new(Buffer { memory: Some(memory), home: self.clone() });
+        if let Mode::Capture(capture) = &mut *mode {
+            capture.tables.push(table.clone());
+        }
+        Ok(table)
+    }
+
+    /// Memory with that content, made while the stream is being captured.
+    fn memory_beside(&self, bytes: &[u8]) -> Result<Memory> {
+        match &self.0.backend {
+            Backend::Cuda(cuda) => cuda.memory_beside(bytes).map(Memory::Cuda),
+            Backend::Emulated(_) => {
+                let memory = emulated::Memory::new(bytes.len()).map_err(|what| {
+                    Error::failed(self.describe(), format_args!("no memory for a table: {what}"), "free memory")
+                })?;
+                emulated::write(memory.address(), bytes);
+                Ok(Memory::Emulated(memory))
+            }
+        }
+    }
+
+    /// Where kernels find the number of the dropout step, low and high word; writes it there where it is another than
+    /// before. What was launched before still reads the one before.
+    ///
+    /// # Errors
+    /// Where memory runs out, or within a captured step whose number was not written before it.
+    pub fn step_words(&self, step: u64) -> Result<*const u32> {
+        if self.mode().is_planning() {
+            return Ok(std::ptr::null());
+        }
+        let mut cell = self.0.step.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((memory, written)) = &*cell
+            && *written == step
+        {
+            return Ok(memory.address().cast_const().cast());
+        }
+        self.mode().check_host_access(self)?;
+        let memory = match cell.take() {
+            Some((memory, _)) => memory,
+            None => self.memory_of(8).map_err(|what| {
+                Error::failed(self.describe(), format_args!("no memory for 8 bytes: {what}"), "free memory")
+            })?,
+        };
+        let words = [step as u32, (step >> 32) as u32];
+        self.write_bytes(memory.address(), bytemuck::cast_slice(&words))?;
+        let address = memory.address().cast_const().cast();
+        *cell = Some((memory, step));
+        Ok(address)
     }
 
     /// A copy of a buffer.
@@ -263,26 +393,42 @@ impl Gpu {
     /// # Errors
     /// Where memory runs out.
     pub fn copied(&self, buffer: &Buffer) -> Result<Buffer> {
-        let copy = self.take(buffer.memory().bytes())?;
-        match (&self.0.backend, buffer.memory(), copy.memory()) {
-            (Backend::Cuda(cuda), Memory::Cuda(from), Memory::Cuda(to)) => cuda.copy(from, to)?,
-            (_, Memory::Emulated(from), Memory::Emulated(to)) => to.copy(from),
-            _ => unreachable!("a buffer of another device"),
-        }
+        let copy = self.take(buffer.bytes())?;
+        self.copy(buffer, &copy)?;
         Ok(copy)
+    }
+
+    /// Copies `from` to the start of `to`.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn copy(&self, from: &Buffer, to: &Buffer) -> Result<()> {
+        assert!(from.bytes() <= to.bytes(), "{} bytes into {}", from.bytes(), to.bytes());
+        let (from, to, bytes) = (from.address(), to.address(), from.bytes());
+        if self.mode().defers(|| Command::Copy { from, to, bytes }) {
+            return Ok(());
+        }
+        match &self.0.backend {
+            Backend::Cuda(cuda) => cuda.copy(from, to, bytes),
+            Backend::Emulated(_) => {
+                emulated::copy(from, to, bytes);
+                Ok(())
+            }
+        }
     }
 
     /// The first `len` elements of a buffer, once everything before has run.
     ///
     /// # Errors
-    /// What the driver reports, of this copy or of a kernel before it.
+    /// What the driver reports, of this copy or of a kernel before it; within a captured step, which must not wait.
     pub fn download<T: bytemuck::Pod>(&self, buffer: &Buffer, len: usize) -> Result<Vec<T>> {
         let mut values = vec![T::zeroed(); len];
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut values);
-        match (&self.0.backend, buffer.memory()) {
-            (Backend::Cuda(cuda), Memory::Cuda(memory)) => cuda.download(memory, bytes)?,
-            (_, Memory::Emulated(memory)) => memory.read(bytes),
-            (Backend::Emulated(_), Memory::Cuda(_)) => unreachable!("a buffer of another device"),
+        assert!(bytes.len() <= buffer.bytes(), "{} bytes from {}", bytes.len(), buffer.bytes());
+        self.mode().check_host_access(self)?;
+        match &self.0.backend {
+            Backend::Cuda(cuda) => cuda.download(buffer.address(), bytes)?,
+            Backend::Emulated(_) => emulated::read(buffer.address(), bytes),
         }
         Ok(values)
     }
@@ -292,6 +438,9 @@ impl Gpu {
     /// # Errors
     /// Kernel, launch and architecture with what the driver or the emulated device's checks report.
     pub fn launch<P: Copy>(&self, kernel: &str, launch: Launch, params: &P) -> Result<()> {
+        if self.mode().defers(|| Command::launch(kernel, launch, params)) {
+            return Ok(());
+        }
         match &self.0.backend {
             Backend::Cuda(cuda) => cuda.launch(kernel, launch, params),
             Backend::Emulated(emulated) => emulated.launch(kernel, launch, params),
@@ -311,11 +460,14 @@ impl Gpu {
     /// # Errors
     /// What cuBLAS reports.
     pub fn gemm(&self, gemm: &Gemm<'_>, c: &mut Tensor) -> Result<()> {
-        gemm.check(c);
+        let product = Product::new(gemm, c);
+        if self.mode().defers(|| Command::Gemm(product)) {
+            return Ok(());
+        }
         match &self.0.backend {
-            Backend::Cuda(cuda) => cuda.gemm(gemm, c),
+            Backend::Cuda(cuda) => cuda.gemm(&product),
             Backend::Emulated(_) => {
-                emulated::gemm(gemm, c);
+                emulated::gemm(&product);
                 Ok(())
             }
         }
@@ -326,6 +478,7 @@ impl Gpu {
     /// # Errors
     /// What the driver reports of it.
     pub fn synchronize(&self) -> Result<()> {
+        self.mode().check_host_access(self)?;
         match &self.0.backend {
             Backend::Cuda(cuda) => cuda.synchronize(),
             Backend::Emulated(_) => Ok(()),
@@ -346,6 +499,16 @@ impl Memory {
         match self {
             Self::Cuda(memory) => memory.bytes(),
             Self::Emulated(memory) => memory.bytes(),
+            Self::Arena { bytes, .. } | Self::Planned { bytes, .. } => *bytes,
+        }
+    }
+
+    fn address(&self) -> *mut c_void {
+        match self {
+            Self::Cuda(memory) => memory.address(),
+            Self::Emulated(memory) => memory.address(),
+            Self::Arena { arena, offset, .. } => arena.address().wrapping_byte_add(*offset),
+            Self::Planned { .. } => std::ptr::null_mut(),
         }
     }
 }
@@ -363,27 +526,34 @@ impl Buffer {
         &self.home
     }
 
+    /// Its size.
+    pub fn bytes(&self) -> usize {
+        self.memory().bytes()
+    }
+
     /// Its device address, for parameter structs.
-    pub fn address(&self) -> *mut std::ffi::c_void {
-        match self.memory() {
-            Memory::Cuda(memory) => memory.address(),
-            Memory::Emulated(memory) => memory.address(),
-        }
+    pub fn address(&self) -> *mut c_void {
+        self.memory().address()
     }
 }
 
 impl std::fmt::Debug for Buffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes of a GPU", self.memory().bytes())
+        write!(f, "{} bytes of a GPU", self.bytes())
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let Some(memory) = self.memory.take() else { return };
-        let mut pool = self.home.lock();
-        pool.in_use -= memory.bytes();
-        pool.free_bytes += memory.bytes();
-        pool.free.push(memory);
+        match self.memory.take() {
+            None | Some(Memory::Arena { .. }) => {}
+            Some(Memory::Planned { number, .. }) => self.home.mode().dropped(number),
+            Some(memory) => {
+                let mut pool = self.home.lock();
+                pool.in_use -= memory.bytes();
+                pool.free_bytes += memory.bytes();
+                pool.free.push(memory);
+            }
+        }
     }
 }

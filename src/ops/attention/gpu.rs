@@ -42,7 +42,6 @@ pub fn attention(
         lanes: lanes as u32,
         scale: (1.0 / (head_size as f64).sqrt()) as f32,
     };
-    let dropout = Dropout::params(dropout.as_ref());
     let dtype = q.value().dtype();
     let y = gpu.tensor(dtype, q.shape())?;
     let log_sums = gpu.tensor(DType::F32, &[rows, queries, heads])?;
@@ -53,7 +52,7 @@ pub fn attention(
         kv: kv.value().gpu_address(),
         valid: valid.gpu_address().cast(),
         sizes,
-        dropout,
+        dropout: Dropout::params(gpu, dropout.as_ref())?,
     };
     let threads = rows * queries * heads * lanes;
     let launch = Launch::linear(threads.div_ceil(THREADS as usize), THREADS);
@@ -83,7 +82,7 @@ pub fn attention(
             kv: kv.value().gpu_address(),
             valid: valid.gpu_address().cast(),
             sizes,
-            dropout,
+            dropout: Dropout::params(&gpu, dropout.as_ref())?,
             block_rows: block_rows as u32,
             block_heads: block_heads as u32,
         };

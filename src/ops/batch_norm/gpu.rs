@@ -57,7 +57,8 @@ fn affine(
         }
     };
     let (running_mean, running_var) = match statistics {
-        Statistics::Batch(mean, var) => (mean.gpu_mut(gpu)?, var.gpu_mut(gpu)?),
+        // In place, whoever shares them: a captured step must write to where the next one reads.
+        Statistics::Batch(mean, var) => (mean.gpu_address(), var.gpu_address()),
         Statistics::Running(mean, var) => (mean.gpu_address(), var.gpu_address()),
     };
     let params = params::BatchNormAffine {

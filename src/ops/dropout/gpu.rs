@@ -23,7 +23,7 @@ fn apply(gpu: &Gpu, layer: &Dropout, from: &Tensor, to: &Tensor) -> Result<()> {
         to: to.gpu_address(),
         from: from.gpu_address(),
         len: from.len() as u64,
-        dropout: Dropout::params(Some(layer)),
+        dropout: Dropout::params(gpu, Some(layer))?,
     };
     gpu.launch_for(
         "dropout_apply",

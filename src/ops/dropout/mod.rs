@@ -9,7 +9,7 @@ pub mod cpu;
 mod gpu;
 
 use crate::device::Device;
-use crate::device::gpu::params;
+use crate::device::gpu::{Gpu, params};
 use crate::tape::{Tape, Var};
 use crate::{Result, with_real};
 
@@ -45,14 +45,18 @@ impl Dropout {
     }
 
     /// The layer as kernels take it; without one nothing is dropped.
-    pub fn params(dropout: Option<&Self>) -> params::Dropout {
-        let words = |x: u64| [x as u32, (x >> 32) as u32];
-        dropout.map_or(params::Dropout { scale: 1.0, ..params::Dropout::default() }, |layer| params::Dropout {
+    ///
+    /// # Errors
+    /// What the device reports of writing the step's number to its memory.
+    pub fn params(gpu: &Gpu, dropout: Option<&Self>) -> Result<params::Dropout> {
+        let Some(layer) = dropout else { return Ok(params::Dropout { scale: 1.0, ..params::Dropout::default() }) };
+        Ok(params::Dropout {
+            step: gpu.step_words(layer.key.step)?,
             threshold: layer.threshold().into(),
             scale: layer.scale() as f32,
             site: layer.site,
-            step: words(layer.key.step),
-            seed: words(layer.key.seed),
+            seed: [layer.key.seed as u32, (layer.key.seed >> 32) as u32],
+            unused: 0,
         })
     }
 }

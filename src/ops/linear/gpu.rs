@@ -134,7 +134,7 @@ impl Layer {
             bias: self.bias(),
             rows: self.rows as u64,
             outputs: self.outputs as u32,
-            dropout: Dropout::params(drop),
+            dropout: Dropout::params(gpu, drop)?,
         };
         gpu.launch_for("linear_gelu", product.dtype(), self.launch(MOST_BLOCKS), &params)?;
         Ok(y)
@@ -160,7 +160,7 @@ impl Layer {
             partials: partials.as_ref().map_or(std::ptr::null_mut(), |partials| partials.address().cast()),
             rows: self.rows as u64,
             outputs: self.outputs as u32,
-            dropout: Dropout::params(drop),
+            dropout: Dropout::params(gpu, drop)?,
         };
         gpu.launch_for("linear_gelu_backward", product.dtype(), launch, &params)?;
         let Some(partials) = partials else { return Ok(None) };

@@ -42,7 +42,7 @@ pub fn residual_norm(
         rows: rows as u64,
         width: width as u32,
         lanes: lanes as u32,
-        dropout: Dropout::params(dropout.as_ref()),
+        dropout: Dropout::params(gpu, dropout.as_ref())?,
     };
     gpu.launch_for(&format!("residual_norm_forward_{variant}"), dtype, launch(MOST_BLOCKS), &forward)?;
     let backward = Launch { shared: (slots * 2 * width * 4) as u32, ..launch(MOST_PARTIALS) };
@@ -64,7 +64,7 @@ pub fn residual_norm(
             rows: rows as u64,
             width: width as u32,
             lanes: lanes as u32,
-            dropout: Dropout::params(dropout.as_ref()),
+            dropout: Dropout::params(&gpu, dropout.as_ref())?,
         };
         gpu.launch_for(&format!("residual_norm_backward_{variant}"), dtype, backward, &params)?;
         let (dgamma, dbeta) = (gpu.tensor(DType::F32, &[width])?, gpu.tensor(DType::F32, &[width])?);
