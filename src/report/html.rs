@@ -46,7 +46,7 @@ pub fn render(page: &Page, live: bool) -> Result<String> {
         .map(|script| format!(" 'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(script.as_bytes()))))
         .collect();
     // Plot puts a style element into each chart.
-    let own = if live { "img-src 'self'; connect-src 'self'" } else { "img-src data:" };
+    let own = if live { "img-src 'self' data:; connect-src 'self'" } else { "img-src data:" };
     let policy = format!(
         "default-src 'none'; script-src{hashes}; style-src 'unsafe-inline'; {own}; base-uri 'none'; form-action 'none'"
     );
@@ -61,6 +61,7 @@ pub fn render(page: &Page, live: bool) -> Result<String> {
 <meta name="color-scheme" content="light dark">
 <meta name="generator" content="emberformer {version}">
 <title>emberformer report</title>
+<link rel="icon" href="data:,">
 <style>
 {STYLE}</style>
 </head>

@@ -559,10 +559,15 @@
       const from = JSON.stringify(section.from());
       if (section.drawn === from) continue;
       section.drawn = from;
-      drawings = [];
-      section.body.replaceChildren(...section.render());
-      drawings.forEach((draw) => draw());
-      section.drawings = drawings;
+      section.drawings = drawings = [];
+      // Data that one section cannot show must not cost the others.
+      try {
+        section.body.replaceChildren(...section.render());
+        drawings.forEach((draw) => draw());
+      } catch (error) {
+        console.error(error);
+        section.body.replaceChildren(el("p", { class: "warning" }, `This part cannot be shown: ${error.message}`));
+      }
     }
     for (const [id, left] of scrolled) document.getElementById(id)?.scrollTo({ left });
     if (focused && document.activeElement?.id !== focused) document.getElementById(focused)?.focus({ preventScroll: true });
