@@ -21,7 +21,8 @@ const FULL: [&str; 2] = ["configs/emberformer.yaml", "configs/emberformer_bce_di
 /// The same two losses, small.
 const QUICK: [&str; 2] = ["configs/emberformer_quick.yaml", "configs/emberformer_quick_bce_dice.yaml"];
 
-/// Trains the experiments, one at a time on each device, each with its log under logs/, then compares them.
+/// Trains the experiments, one at a time on each device, each with its log under logs/, then compares them: in the
+/// terminal, and as a page in report.html beside the runs.
 ///
 /// A run that was begun before is resumed. If one fails, the others are still trained, and the exit code is 1.
 #[derive(Debug, clap::Args)]

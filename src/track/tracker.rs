@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What the tracker is told about the run, for its log and its result.
 #[derive(Debug, Clone)]
@@ -83,7 +83,12 @@ impl<'a> Tracker<'a> {
             file.map_err(|e| Error::io(&path, "cannot write", &e))
         };
         let log = open("train.log")?;
-        if let Err(TryLockError::WouldBlock) = log.try_lock() {
+        // A reader that looks whether the run is being written holds the lock for a moment.
+        let taken = (0..5).all(|attempt| {
+            std::thread::sleep(Duration::from_millis(10 * attempt));
+            matches!(log.try_lock(), Err(TryLockError::WouldBlock))
+        });
+        if taken {
             let remedy = "wait for it to end, or start another run with --name";
             return Err(Error::failed(folder.root().display(), "another process is writing this run", remedy));
         }

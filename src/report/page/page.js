@@ -28,6 +28,7 @@
 
   /** A number that shows some digits and carries all of them. */
   const number = (value, digits = 4) => ({ value, text: value == null ? "–" : value.toFixed(digits) });
+  const date = (seconds) => new Date(seconds * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
   const count = (value) => ({ value, text: value == null ? "–" : value.toLocaleString("en") });
 
   function cell(content, head) {
@@ -85,7 +86,7 @@
 
   const runs = () => data.runs.map((run, i) => ({ ...run, i }));
   const shown = () => runs().filter((run) => !chosen.hidden.has(run.label));
-  const named = (run) => el("span", {}, swatch(run.i), " ", run.label);
+  const named = (run) => el("span", { class: "named" }, swatch(run.i), run.label);
   const summaryOf = (run) => run.result?.result.test ?? run.evaluation?.summary ?? null;
 
   /** Which samples a run's numbers are over, in words. */
@@ -528,7 +529,7 @@
   function machine() {
     const heads = [...words("Run", "Started"), ...numbers("From step"), ...words("Version", "Device", "Compute", "Processor"), ...numbers("Cores", "Memory"), ...words("GPUs", "Driver", "System")];
     const rows = shown().flatMap((run) => run.starts.map((s) => ({
-      cells: [named(run), new Date(s.time * 1000).toLocaleString(), count(s.step), s.version, s.device, s.compute, s.machine.processor,
+      cells: [named(run), date(s.time), count(s.step), s.version, s.device, s.compute, s.machine.processor,
         count(s.machine.cores), { value: s.machine.memory, text: s.machine.memory == null ? "–" : `${(s.machine.memory / 2 ** 30).toFixed(1)} GiB` },
         s.machine.gpus.join(", ") || "none", s.machine.driver, s.machine.system],
     })));
@@ -598,7 +599,7 @@
       if (section.id === "comparison" && data.runs.length > 1) main.append(choice());
     }
     document.getElementById("version").textContent = `emberformer ${data.version}`;
-    const written = new Date(data.generated * 1000).toLocaleString();
+    const written = date(data.generated);
     document.getElementById("about").textContent = live ? "emberformer, kept current while it trains" : `emberformer report of ${written}`;
     update();
     let width = main.clientWidth;
