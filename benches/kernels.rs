@@ -4,19 +4,30 @@
 //! "B/s" are bytes moved at least (each input and output once) where it is bound by memory. `common` says on which device.
 
 mod common;
+#[path = "../tests/common/fires.rs"]
+mod fires;
 
 use common::timed;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use emberformer::Result;
+use emberformer::data::augment::Augment;
+use emberformer::data::batch::FrameSource;
+use emberformer::data::feed::{Feed, Order};
+use emberformer::data::resident::{Placement, Residency, ResidencySettings};
+use emberformer::data::sampler::SampleId;
 use emberformer::device::{Array, Device};
+use emberformer::model::DeviceBatch;
 use emberformer::ops::adam::{Step, Update, adam};
 use emberformer::ops::attention::attention;
-use emberformer::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu};
+use emberformer::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu, pending};
 use emberformer::ops::conv::conv;
 use emberformer::ops::dropout::{Dropout, DropoutKey, dropout};
+use emberformer::ops::feed_forward::{Layer, feed_forward};
 use emberformer::ops::gradient_norm::gradient_norm;
 use emberformer::ops::linear::{Activation, linear};
-use emberformer::ops::loss::{Comparison, LossSettings, Thresholds, segmentation_loss};
+use emberformer::ops::loss::{
+    Comparison, LossBuffers, LossSettings, Thresholds, segmentation_loss, segmentation_loss_on,
+};
 use emberformer::ops::map::{Map, stored_channels};
 use emberformer::ops::output_conv::output_conv;
 use emberformer::ops::pyramid::{average_pool, resize_sum};
@@ -30,6 +41,7 @@ use emberformer::tape::{Tape, Var};
 use emberformer::tensor::{DType, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::time::Instant;
 
 const B: usize = 4;
 const T: usize = 6;
@@ -66,6 +78,11 @@ impl Bench {
         let mut rng = ChaCha8Rng::seed_from_u64(7);
         let values = (0..shape.iter().product()).map(|_| rng.random_range(-1.0..1.0));
         Tensor::from_host(&self.device, dtype, shape, values).expect("memory")
+    }
+
+    fn ones(&self, shape: &[usize]) -> Tensor {
+        Tensor::from_host(&self.device, DType::F32, shape, vec![1.0; shape.iter().product()].into_iter())
+            .expect("memory")
     }
 
     fn leaf(&self, leaf: Leaf<'_>) -> Tensor {
@@ -201,6 +218,12 @@ fn temporal(c: &mut Criterion) {
         &[A(&[R, T, D]), A(&[R, T, D]), P(&[D]), P(&[D])],
         |t, x| residual_norm(t, &x[0], &x[1], &x[2], &x[3], Some(DROP)),
     );
+    let shapes = [A(&[R, T, D]), P(&[256, D]), P(&[256]), P(&[D, 256]), P(&[D]), P(&[D]), P(&[D])];
+    on.bench(c, "feed_forward", flops(4 * R * T * D * 256), &shapes, |t, x| {
+        let [inner, outer] = [Some(DROP), Some(Dropout { site: 1, ..DROP })];
+        let layer = Layer { w1: &x[1], b1: &x[2], w2: &x[3], b2: &x[4], gamma: &x[5], beta: &x[6], inner, outer };
+        feed_forward(t, &x[0], &layer)
+    });
     on.bench(c, "slice: last_step", on.activations(2 * R * D), &[A(&[R, T, D])], |t, x| last_step(t, &x[0]));
     on.bench(c, "dropout", on.activations(2 * R * 256), &[A(&[R, 256])], |t, x| dropout(t, &x[0], Some(DROP)));
 }
@@ -237,9 +260,13 @@ fn refinement(c: &mut Criterion) {
         let shapes = [M(to), P(&[outputs, outputs, 3, 3])];
         on.bench(c, &name, flops(2 * to.pixels() * 9 * outputs * outputs), &shapes, |t, x| conv(t, &x[0], &x[1], 0));
     }
+    // With the batch norm before it, of running statistics: on a GPU one op that moves the map once, and three times backward.
     let map = Map { batch: B, height: 400, width: 400, channels: 32, halo: 1 };
-    on.bench(c, "output_conv", on.activations(map.len()), &[M(map), P(&[1, 32, 1, 1]), P(&[1])], |t, x| {
-        output_conv(t, &x[0], &x[1], &x[2], 0)
+    let (mean, var) = (on.random(DType::F32, &[32]), on.ones(&[32]));
+    let shapes = [M(map), P(&[32]), P(&[32]), P(&[1, 32, 1, 1]), P(&[1])];
+    on.bench(c, "output_conv with batch norm", on.activations(map.len()), &shapes, |t, x| {
+        let x0 = pending(t, &x[0], &x[1], &x[2], Statistics::Running(&mean, &var), None)?;
+        output_conv(t, &x0, &x[3], &x[4], 0)
     });
 }
 
@@ -260,8 +287,20 @@ fn losses_and_optimiser(c: &mut Criterion) {
         let mut group = c.benchmark_group(name);
         for (what, backward, passes) in [("forward", false, 1), ("forward + backward", true, 3)] {
             group.sample_size(10).throughput(floats(passes * B * 400 * 400));
-            let run =
-                || segmentation_loss(device, &logits, &comparison, &settings, &thresholds, backward).expect("a loss");
+            // As in a step: on a GPU nobody waits for the report.
+            let buffers = match device {
+                Device::Gpu(gpu) => Some(LossBuffers::new(gpu, &thresholds).expect("memory")),
+                Device::Cpu(_) => None,
+            };
+            let run = || match &buffers {
+                Some(buffers) => {
+                    segmentation_loss_on(logits.value(), &comparison, &settings, backward, buffers).expect("a loss")
+                }
+                None => {
+                    let result = segmentation_loss(device, &logits, &comparison, &settings, &thresholds, backward);
+                    result.expect("a loss").1
+                }
+            };
             group.bench_function(what, |b| b.iter_custom(|n| timed(device, n, 0, || (), |()| run())));
         }
     }
@@ -288,5 +327,52 @@ fn losses_and_optimiser(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, temporal, spatial, refinement, losses_and_optimiser);
+/// Batches of turned samples, one after the other, from each place where their data may lie.
+fn gather(c: &mut Criterion) {
+    let on = Bench::new();
+    let fires = fires::Fires::new(GRID, &[T + 1; 64]);
+    let channels = fires.band_names().len();
+    let mut group = c.benchmark_group("gather");
+    // Steps and targets read and written, the last steps written, the static tokens read and written.
+    let bytes = R * (8 * (2 * T + 3) + channels * (4 + on.dtype.bytes()));
+    group.sample_size(10).throughput(Throughput::Bytes(bytes as u64));
+    let places = match on.device {
+        Device::Cpu(_) => vec![("assembled ahead", Residency::Auto)],
+        Device::Gpu(_) => vec![("resident", Residency::Device), ("streamed", Residency::Stream)],
+    };
+    for (name, residency) in places {
+        let augment = Augment::D4 { aspect_bands: vec![] };
+        let settings = ResidencySettings { residency, budget: None };
+        let placement = Placement::new(&on.device, &fires, &augment, settings).expect("memory");
+        let mut to = match &on.device {
+            Device::Cpu(_) => None,
+            Device::Gpu(gpu) => {
+                Some(DeviceBatch::uninitialized(gpu, on.dtype, GRID, channels, (B, T)).expect("memory"))
+            }
+        };
+        group.bench_function(name, |b| {
+            b.iter_custom(|n| {
+                let batch =
+                    |i: u64| (0..B).map(|b| SampleId { sequence: (i as usize * B + b) % 64, k: T - 1 }).collect();
+                let batches = (0..n).map(batch).collect();
+                let order = Order { batches, max_seq_len: T, augment: augment.clone(), key: (0, 0) };
+                std::thread::scope(|scope| {
+                    let mut feed = Feed::new(scope, &fires, &placement, order).expect("memory");
+                    on.device.synchronize().expect("what the device was given runs");
+                    let start = Instant::now();
+                    while feed.next().expect("a batch").is_some() {
+                        if let Some(to) = &mut to {
+                            feed.fill(to).expect("a batch");
+                        }
+                    }
+                    on.device.synchronize().expect("what the device was given runs");
+                    start.elapsed()
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, gather, temporal, spatial, refinement, losses_and_optimiser);
 criterion_main!(benches);

@@ -2,7 +2,7 @@
 //! i mod 64 of word i / 64. P = 8 fills exactly one `u64`; P = 4 uses the low 16 bits of one; P = 16 takes four.
 
 /// The patch grid of a window: `rows`×`cols` patches of `patch`×`patch` pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Grid {
     /// Patches from top to bottom (Gy).
     pub rows: usize,

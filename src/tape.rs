@@ -57,6 +57,11 @@ impl Tape {
         &self.device
     }
 
+    /// Whether a backward may follow.
+    pub fn is_recording(&self) -> bool {
+        self.recording
+    }
+
     /// A value that is no op's output: a parameter.
     pub fn leaf(&mut self, value: Tensor) -> Var {
         self.values += 1;

@@ -283,6 +283,20 @@ impl Tensor {
         }
     }
 
+    /// Copies the elements of `from` to where these lie on a GPU, whoever shares them.
+    ///
+    /// # Errors
+    /// What the device reports.
+    ///
+    /// # Panics
+    /// If either is on the host.
+    pub(crate) fn copy_from(&self, gpu: &Gpu, from: &Self) -> Result<()> {
+        match (&self.storage, &from.storage) {
+            (Storage::Gpu(_, to), Storage::Gpu(_, from)) => gpu.copy(from, to),
+            _ => panic!("a tensor in host memory given to a GPU"),
+        }
+    }
+
     /// self += other, of the same length and type.
     ///
     /// # Errors

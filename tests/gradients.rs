@@ -219,7 +219,7 @@ fn convolutions_on_maps() {
     }
     let (weights, bias) = (c.values(3), c.values(1));
     let inputs = vec![c.map(map), (vec![1, 3, 1, 1], weights, (0..3).collect()), (vec![1], bias, vec![0])];
-    c.check_at("output_conv", inputs, |t, x| output_conv(t, &x[0], &x[1], &x[2], 0));
+    c.check_at("output_conv", inputs, |t, x| output_conv(t, &x[0].clone().into(), &x[1], &x[2], 0));
     c.check("refinement input", &[&[40, 2], &[40, 1]], |t, x| {
         let x = concat(t, &x[0], &x[1])?;
         to_map(t, &x, map)

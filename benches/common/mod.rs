@@ -21,6 +21,14 @@ pub fn setup() -> (Device, DType) {
     (device, dtype)
 }
 
+/// Batch sizes: those of EMBERFORMER_BENCH_BATCHES (as 4,16,64, the default on a GPU; 4 on the CPU).
+pub fn batches() -> Vec<usize> {
+    let on_gpu = matches!(setup().0, Device::Gpu(_));
+    let text = std::env::var("EMBERFORMER_BENCH_BATCHES");
+    let text = text.unwrap_or_else(|_| if on_gpu { "4,16,64" } else { "4" }.into());
+    text.split(',').map(|n| n.trim().parse().expect("EMBERFORMER_BENCH_BATCHES as in 4,16,64")).collect()
+}
+
 /// Waits until the device has done everything.
 fn synchronize(device: &Device) {
     if let Device::Gpu(gpu) = device {

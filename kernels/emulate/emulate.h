@@ -241,6 +241,13 @@ inline unsigned __umulhi(unsigned a, unsigned b) {
 }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
+inline unsigned long long __brevll(unsigned long long x) {
+    unsigned long long reversed = 0;
+    for (int i = 0; i < 64; ++i) {
+        reversed |= (x >> i & 1) << (63 - i);
+    }
+    return reversed;
+}
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __ffsll(long long x) { return __builtin_ffsll(x); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
@@ -248,6 +255,8 @@ inline float __expf(float x) { return std::exp(x); }
 inline float sinpif(float x) { return static_cast<float>(std::sin(3.14159265358979323846 * x)); }
 inline float cospif(float x) { return static_cast<float>(std::cos(3.14159265358979323846 * x)); }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
 template <typename T> std::enable_if_t<std::is_integral_v<T>, T> min(T a, T b) { return a < b ? a : b; }
 template <typename T> std::enable_if_t<std::is_integral_v<T>, T> max(T a, T b) { return a > b ? a : b; }
 inline float min(float a, float b) { return std::fmin(a, b); }

@@ -17,17 +17,11 @@
 #include "async.cuh"
 #include "common.cuh"
 #include "mma.cuh"
+#include "tile.cuh"
 
 namespace conv {
 
 constexpr int THREADS = 256;
-
-// Byte of 16-byte unit `unit` of row `row`, rows of UNITS units.
-template <int UNITS> __device__ inline unsigned swizzled(unsigned row, unsigned unit) {
-    static_assert(UNITS == 2 || UNITS == 4 || UNITS % 8 == 0, "rows of 32, 64 or multiples of 128 bytes");
-    const unsigned turn = UNITS == 2 ? row / 4 % 2 : UNITS == 4 ? row / 2 % 4 : row % 8;
-    return (row * UNITS + (unit ^ turn)) * 16;
-}
 
 // A pixel of the grid. Border pixels before the first line count as the last ones of a sample before it.
 struct Position {

@@ -257,6 +257,67 @@ typedef struct ResidualNormBackward {
 } ResidualNormBackward;
 SIZE(ResidualNormBackward, 96);
 
+// ---- feed_forward ----
+
+// to = w1, then w2, rounded to bf16
+typedef struct FeedForwardPack {
+    void *to;
+    const float *w1;
+    const float *w2;
+    unsigned int len; // of each, a multiple of 8
+} FeedForwardPack;
+SIZE(FeedForwardPack, 32);
+
+// y = layer_norm(x + drop(drop(gelu(x·w1ᵀ + b1))·w2ᵀ + b2))·gamma + beta
+typedef struct FeedForward {
+    void *y;          // [rows, 64]
+    void *normalized; // [rows, 64]: y before gamma and beta; null: not wanted, nor is rstd
+    float *rstd;      // [rows, rounded up to a multiple of 16]
+    const void *x;    // [rows, 64]
+    const void *weights; // w1 [hidden, 64], then w2 [64, hidden]
+    const float *b1;
+    const float *b2;
+    const float *gamma;
+    const float *beta;
+    unsigned long long rows;
+    unsigned int hidden; // a multiple of 64
+    Dropout inner;       // of [rows, hidden]
+    Dropout outer;       // of [rows, 64]
+} FeedForward;
+SIZE(FeedForward, 152);
+
+// dx, and the block's sums of the other gradients: of w1, w2, b1, b2, gamma and beta in this order
+typedef struct FeedForwardBackward {
+    void *dx; // [rows, 64]; may be dy
+    const void *dy;
+    const void *x;
+    const void *normalized;
+    const float *rstd;
+    const void *weights;
+    const float *b1;
+    const float *gamma;
+    float *partials; // [blocks, 129·hidden + 192]
+    unsigned long long rows;
+    unsigned int hidden;
+    Dropout inner;
+    Dropout outer;
+} FeedForwardBackward;
+SIZE(FeedForwardBackward, 152);
+
+// The partials summed over blocks
+typedef struct FeedForwardSum {
+    float *dw1; // [hidden, 64]
+    float *dw2; // [64, hidden]
+    float *db1;
+    float *db2;
+    float *dgamma;
+    float *dbeta;
+    const float *partials;
+    unsigned int blocks;
+    unsigned int hidden;
+} FeedForwardSum;
+SIZE(FeedForwardSum, 64);
+
 // ---- dropout ----
 
 // to[i] = from[i]·mask[i]; both may be the same memory
@@ -538,82 +599,120 @@ SIZE(ConvWeightSum, 40);
 
 // ---- output_conv ----
 
+// A raw map with what its batch norm, the convolution and the mask do to it
+typedef struct OutputConvInput {
+    const void *x;
+    const float *affine;            // [4, stride]: mean, 1 / √(var + ε), γ, β
+    const float *weight;            // of the map's channels, then of the mask
+    const unsigned long long *mask; // or null
+    Map map;
+    unsigned int log_patch; // of the mask: 2, 3 or 4
+} OutputConvInput;
+SIZE(OutputConvInput, 64);
+
 // y [batch, height, width]
 typedef struct OutputConvForward {
+    OutputConvInput input;
     float *y;
-    const void *x;
-    const float *weight;
     const float *bias;
-    Map map;
-    unsigned int span;
+    unsigned int span; // pixels of a block
 } OutputConvForward;
-SIZE(OutputConvForward, 64);
+SIZE(OutputConvForward, 88);
 
-// dx: a map of the channels that get a gradient
-typedef struct OutputConvInput {
-    void *dx;
-    const float *dy;
-    const float *weight;
-    Map map;
-    unsigned int span;
-} OutputConvInput;
-SIZE(OutputConvInput, 56);
-
-// partials [channels + 1, blocks]: what the pixels of block i, from i·span on, add to dw and, last, db
+// partials [2·channels + 2, blocks]: sums over a block's pixels of g·(x − mean), of g, of dy, of dy·mask, where g is dy where
+// the ReLU is open
 typedef struct OutputConvSums {
-    const void *x;
+    OutputConvInput input;
     const float *dy;
     float *partials;
-    Map map;
-    unsigned int span;
 } OutputConvSums;
-SIZE(OutputConvSums, 56);
+SIZE(OutputConvSums, 80);
 
 typedef struct OutputConvParameters {
+    OutputConvInput input;
     const float *partials;
+    float *dgamma;
+    float *dbeta;
     float *dweight;
     float *dbias;
-    unsigned int channels;
     unsigned int blocks;
 } OutputConvParameters;
-SIZE(OutputConvParameters, 32);
+SIZE(OutputConvParameters, 112);
+
+// dx: a map like x
+typedef struct OutputConvBackward {
+    OutputConvInput input;
+    void *dx;
+    const float *dy;
+    const float *dgamma;
+    const float *dbeta;
+    unsigned int span; // pixels of a block
+    float share;       // 1 / pixels; 0 where the statistics are constants
+} OutputConvBackward;
+SIZE(OutputConvBackward, 104);
 
 // ---- loss ----
 
+#define LOSS_SLOTS 1025 // bins of p, that of the threshold split in two
+#define LOSS_TERMS 5    // focal, Tversky, cross-entropy, Dice, loss
+// What is summed over pixels beside p: cross-entropy, focal of any γ > 0, focal of γ = 2
+#define LOSS_CROSS_ENTROPY 0
+#define LOSS_FOCAL 1
+#define LOSS_FOCAL_SQUARE 2
+
 // What the losses read, in vectors of four neighbouring pixels
 typedef struct LossPixels {
-    const float *logits;              // [batch, height, width]
-    const unsigned long long *target; // [batch, patches, words] bits of burning pixels
-    const unsigned long long *last;   // [batch, patches, words] those of the last frame
-    const unsigned char *valid;       // [batch, patches]
-    unsigned int vectors;             // height·width / 4
-    unsigned int line;                // width / 4
-    unsigned int patches;             // of a sample
-    unsigned int cols;                // patches of a row
-    unsigned int log_patch;           // 2, 3 or 4: patches have 4, 8 or 16 pixels a side
+    const float *logits;         // [batch, height, width]
+    const unsigned char *target; // [batch, patches, bytes of words] bits of burning pixels
+    const unsigned char *last;   // [batch, patches, bytes of words] those of the last frame
+    const unsigned char *valid;  // [batch, patches]
+    unsigned int vectors;        // height·width / 4
+    unsigned int line;           // width / 4
+    unsigned int patches;        // of a sample
+    unsigned int cols;           // patches of a row
+    unsigned int log_patch;      // 2, 3 or 4: patches have 4, 8 or 16 pixels a side
 } LossPixels;
 SIZE(LossPixels, 56);
+
+// What a batch gave
+typedef struct LossOutput {
+    unsigned long long histogram[4 * LOSS_SLOTS]; // [burning in the last frame, burning in the target, slots]
+    double terms[LOSS_TERMS];
+} LossOutput;
+SIZE(LossOutput, 32840);
+
+// What batches gave together: histograms, and terms times samples
+typedef struct LossTotals {
+    LossOutput sums;
+    unsigned long long samples;
+    unsigned long long batches;
+    unsigned long long first_bad; // number, from 1, of the first batch whose loss was not finite, or 0
+} LossTotals;
+SIZE(LossTotals, 32864);
 
 // Sums of each block's pixels, and the histogram of the batch
 typedef struct LossSums {
     LossPixels pixels;
     float *partials;               // [batch, blocks of a sample, 8]
-    unsigned long long *histogram; // [burning in the last frame, burning in the target, 1025], zeros at first
+    unsigned long long *histogram; // as in LossOutput, zeros at first
     float threshold;               // a pixel is predicted burning where p is greater
-    unsigned int focal;            // 1: focal and Tversky, 0: cross-entropy and Dice
+    unsigned int kind;             // one of those three
     float gamma;                   // of the focal term
+    unsigned int rounds;           // of a block: 2048 pixels each
 } LossSums;
 SIZE(LossSums, 88);
 
-// The loss from those sums, and what the gradient needs of them
+// The loss from those sums, and what the gradient needs of them; the histogram moves on to `last` and `totals`
 typedef struct LossFinalize {
     const float *partials; // [batch, blocks, 8]
-    double *samples;       // [batch, 9] scratch
-    double *terms;         // [5] focal, Tversky, cross-entropy, Dice, loss
-    float *factors;        // [batch, 4]
+    double *samples;       // [batch, 8] scratch
+    unsigned long long *histogram;
+    LossOutput *last;
+    LossTotals *totals;
+    float *factors; // [batch, 4]
     unsigned int batch;
     unsigned int blocks;      // of a sample
-    unsigned int focal;       // as in LossSums
+    unsigned int focal;       // 1: focal and Tversky, 0: cross-entropy and Dice
     unsigned int auto_weight; // 1: pos_weight is that of the batch
     double point_weight;      // of focal or cross-entropy
     double region_weight;     // of Tversky or Dice
@@ -622,57 +721,135 @@ typedef struct LossFinalize {
     double tversky_beta;
     double pos_weight;
 } LossFinalize;
-SIZE(LossFinalize, 96);
+SIZE(LossFinalize, 112);
 
 // d loss / d logits
 typedef struct LossGradient {
     LossPixels pixels;
     const float *factors; // [batch, 4]
     float *gradient;      // [batch, height, width]
-    unsigned int focal;   // as in LossSums
+    unsigned int kind;    // as in LossSums
     float gamma;
 } LossGradient;
 SIZE(LossGradient, 80);
 
 // ---- adam ----
 
-// A stretch of a parameter with the factors of its update.
-typedef struct AdamChunk {
-    float *value;
-    const float *gradient;
-    float *first;
-    float *second;
-    unsigned long long len;
+// The factors of an update, the same for a group of parameters.
+typedef struct AdamFactors {
     float beta1;
     float beta2;
     float rest1; // 1 − beta1
     float rest2;
     float eps;
     float decay;
-    float size;       // rate / (1 − beta1^step)
-    float correction; // √(1 − beta2^step)
+    float size;          // rate / (1 − beta1^step)
+    float correction;    // √(1 − beta2^step)
+    unsigned int frozen; // 1: the group stays as it is
+} AdamFactors;
+SIZE(AdamFactors, 36);
+
+// A stretch of a parameter.
+typedef struct AdamChunk {
+    float *value;
+    const float *gradient;
+    float *first;
+    float *second;
+    unsigned long long len;
+    unsigned long long group;
 } AdamChunk;
-SIZE(AdamChunk, 72);
+SIZE(AdamChunk, 48);
 
 typedef struct Adam {
-    const AdamChunk *chunks; // one a block
+    const AdamChunk *chunks;           // one a block
+    const AdamFactors *factors;        // by group
+    const struct GradientState *state; // null: gradients are taken as they are
 } Adam;
-SIZE(Adam, 8);
+SIZE(Adam, 24);
 
 // ---- gradient_norm ----
+
+// What an update has to know of the gradients, and what becomes of a run whose numbers are no longer finite.
+typedef struct GradientState {
+    double norm;
+    unsigned long long bad; // the number, from 1, of the first batch with a norm that is not finite; 0: none
+    float factor;           // what gradients are multiplied with
+    unsigned int stopped;   // 1: nothing is updated any more
+} GradientState;
+SIZE(GradientState, 24);
 
 // A stretch of a gradient.
 typedef struct GradientChunk {
     const float *gradient;
     unsigned long long len;
+    unsigned long long group;
 } GradientChunk;
-SIZE(GradientChunk, 16);
+SIZE(GradientChunk, 24);
 
-// partials[block] = sum of squares of the block's chunk
+// partials[block] = sum of squares of the block's chunk; 0 where its group is frozen
 typedef struct GradientNorm {
     const GradientChunk *chunks; // one a block
+    const AdamFactors *factors;  // by group; null: none is frozen
     float *partials;
 } GradientNorm;
-SIZE(GradientNorm, 16);
+SIZE(GradientNorm, 24);
+
+// The norm from the partials, and the factor that brings it under the limit
+typedef struct GradientClip {
+    GradientState *state;
+    const float *partials;
+    const unsigned long long *batches; // so many batches were counted, the last one's gradients are these
+    const unsigned long long *bad;     // not 0: a batch had a loss that is not finite
+    double limit;                      // 0: none
+    unsigned long long len;            // of the partials
+} GradientClip;
+SIZE(GradientClip, 48);
+
+// ---- gather ----
+
+// A sample by its rows in the tables of the data set.
+typedef struct GatherSample {
+    unsigned int frame;     // of the history's first frame; the others follow
+    unsigned int isochrone; // of the target
+    unsigned int wind;      // of the history's first frame, turned; the others follow
+    unsigned int statics;
+    unsigned int aspects;  // turned
+    unsigned int history;  // frames
+    unsigned int symmetry; // 1 where mirrored, then 2 where turned by a half, 4 by a quarter
+} GatherSample;
+SIZE(GatherSample, 28);
+
+// The data set, or what a batch needs of it.
+typedef struct GatherSet {
+    const unsigned long long *frames;     // [.., N, words]
+    const unsigned long long *isochrones; // [.., N, words]
+    const float *wind;                    // [.., 2]
+    const float *statics;                 // [.., N, channels]
+    const float *aspects;                 // [.., N, aspect_bands]
+    const int *aspect_of;                 // [channels]: which of the aspects a band is; negative: none
+    const unsigned char *valid_patches;   // [N]
+} GatherSet;
+SIZE(GatherSet, 56);
+
+typedef struct Gather {
+    GatherSet set;
+    const GatherSample *samples; // [batch]
+    unsigned long long *frames;  // [batch, history, N, words]
+    unsigned long long *last;    // [batch, N, words]
+    unsigned long long *target;  // [batch, N, words]
+    void *wind;                  // [batch·history, 2]
+    void *statics;               // [batch·N, channels]
+    unsigned char *valid_steps;  // [batch, history]
+    unsigned int *ages;          // [batch, history]
+    unsigned char *valid_patches; // [batch, N]
+    unsigned int batch;
+    unsigned int history;
+    unsigned int rows; // of the patch grid
+    unsigned int cols;
+    unsigned int patch; // 4, 8 or 16
+    unsigned int channels;
+    unsigned int aspect_bands;
+} Gather;
+SIZE(Gather, 160);
 
 #endif

@@ -3,9 +3,12 @@
 use crate::cli::{print, print_json};
 use crate::config::Config;
 use crate::device::Device;
-use crate::model::{DropoutKey, EmberFormer, ForwardWork, ModelSettings, random_batch};
+use crate::device::gpu::Peaks;
+use crate::model::{DropoutKey, EmberFormer, ForwardWork, Inputs, ModelSettings, Target, random_batch};
 use crate::optim::Adam;
 use crate::patch::Grid;
+use crate::train::engine::{Engine, Work};
+use crate::train::settings::Recipe;
 use crate::{Error, Result};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -47,7 +50,7 @@ pub struct Args {
     json: bool,
 }
 
-/// What was measured of one batch size; times are medians in milliseconds.
+/// What was measured of one batch size: on a GPU the mean of replays by its own clock, on the CPU medians.
 #[derive(Debug, Serialize)]
 struct Row {
     batch: usize,
@@ -62,6 +65,8 @@ struct Row {
     samples_per_second: f64,
     /// Of the products and convolutions of forward and backward.
     tflops: f64,
+    /// The least time that the GPU needs for them or for the bytes, whichever is more, as a share of the step's.
+    share_of_floor: Option<f64>,
     /// Most bytes in use at a time on the device.
     peak_bytes: usize,
     epoch_seconds: f64,
@@ -87,33 +92,55 @@ pub fn run(args: Args) -> Result<()> {
     let settings = config.model_settings(args.bands);
     let grid = Grid { rows: args.size / patch, cols: args.size / patch, patch };
     let work = settings.forward_work(args.history, grid);
+    let size = config.precision(&device).bytes();
+    let bytes = settings.training_bytes(args.history, grid, size);
+    let peaks = match &device {
+        Device::Gpu(gpu) if !gpu.is_emulated() => Some(gpu.peaks()?),
+        _ => None,
+    };
+    let floor = Floor { work, bytes, peaks };
     let mut rows = Vec::new();
     for batch in &args.batch {
         // A device of its own for each, so that one's memory is not another's peak.
         let device = Device::parse(&args.device)?;
-        rows.push(measure(&config, &settings, &device, (*batch, args.history, grid), &work, &args)?);
+        rows.push(measure(&config, &settings, &device, (*batch, args.history, grid), &floor, &args)?);
     }
     let precision = config.precision(&device).name();
     if args.json {
         return print_json(&serde_json::json!({
             "device": device.describe(), "precision": precision, "history": args.history, "size": args.size,
-            "forward_flop": work, "batches": rows,
+            "forward_flop": work, "training_bytes": bytes, "peaks": peaks, "batches": rows,
         }));
     }
     print(&format!("{}, {precision}, history {}, {2}×{2} pixels", device.describe(), args.history, args.size))?;
-    print(&format!("{:.2} GFLOP a sample, forward and backward", work.training() as f64 / 1e9))?;
-    print("batch   step ms   samples/s   gradients ms   update ms   forward ms   TFLOP/s   peak MiB   epoch")?;
+    print(&format!(
+        "a sample takes {:.2} GFLOP and at least {:.0} MB, forward and backward",
+        work.training() as f64 / 1e9,
+        bytes as f64 / 1e6
+    ))?;
+    if let Some(Peaks { bytes_per_second, flops_per_second }) = peaks {
+        print(&format!(
+            "this GPU copies {:.0} GB/s and multiplies {:.0} TFLOP/s: {:.0} µs a sample at least",
+            bytes_per_second / 1e9,
+            flops_per_second / 1e12,
+            floor.seconds().unwrap_or_default() * 1e6
+        ))?;
+    }
+    print(
+        "batch   step ms   samples/s   forward ms   + backward ms   + update ms   TFLOP/s   floor   peak MiB   epoch",
+    )?;
     for row in rows {
         let (mib, epoch) = (row.peak_bytes as f64 / f64::from(1 << 20), row.epoch_seconds);
         print(&format!(
-            "{:>5} {:>9.2} {:>11.1} {:>14.2} {:>11.2} {:>12.2} {:>9.3} {:>10.0}   {:.0}:{:02.0} min",
+            "{:>5} {:>9.2} {:>11.1} {:>12.2} {:>15.2} {:>13.2} {:>9.3} {:>7} {:>10.0}   {:.0}:{:02.0} min",
             row.batch,
             row.step_ms,
             row.samples_per_second,
+            row.forward_ms,
             row.gradients_ms,
             row.update_ms,
-            row.forward_ms,
             row.tflops,
+            row.share_of_floor.map_or_else(|| "-".into(), |share| format!("{:.0} %", 100.0 * share)),
             mib,
             (epoch / 60.0).floor(),
             epoch % 60.0
@@ -122,48 +149,87 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
+/// What a sample takes at least.
+struct Floor {
+    work: ForwardWork,
+    bytes: u64,
+    peaks: Option<Peaks>,
+}
+
+impl Floor {
+    /// The least time of a training step for a sample.
+    fn seconds(&self) -> Option<f64> {
+        self.peaks.map(|peaks| {
+            let compute = self.work.training() as f64 / peaks.flops_per_second;
+            compute.max(self.bytes as f64 / peaks.bytes_per_second)
+        })
+    }
+}
+
 fn measure(
     config: &Config,
     settings: &ModelSettings,
     device: &Device,
     (batch, history, grid): (usize, usize, Grid),
-    work: &ForwardWork,
+    floor: &Floor,
     args: &Args,
 ) -> Result<Row> {
     let recipe = config.train_settings(device, None).recipe;
-    let mut model = EmberFormer::new(settings, device, recipe.precision, recipe.seed)?;
-    let mut adam = Adam::new(recipe.adam, model.parameters())?;
     let (inputs, target) = random_batch(settings, batch, history, grid);
-    let [mut forward, mut gradients, mut update, mut step] = [const { Vec::new() }; 4];
-    for i in 0..args.steps + 2 {
-        let key = DropoutKey { seed: recipe.seed, step: i as u64 };
-        let began = Instant::now();
-        model.train_step(&inputs, &target, &recipe.loss, &recipe.thresholds, key)?;
-        device.synchronize()?;
-        let after_gradients = Instant::now();
-        adam.step(model.parameters_mut(), &recipe.rates, &[])?;
-        device.synchronize()?;
-        let after_update = Instant::now();
-        model.evaluate(&inputs, &target, &recipe.loss, &recipe.thresholds)?;
-        if i >= 2 {
-            gradients.push((after_gradients - began).as_secs_f64());
-            update.push((after_update - after_gradients).as_secs_f64());
-            step.push((after_update - began).as_secs_f64());
-            forward.push(after_update.elapsed().as_secs_f64());
+    let [forward, gradients, step] = match device {
+        Device::Cpu(_) => time_on_cpu(device, settings, &recipe, (&inputs, &target), args.steps)?,
+        Device::Gpu(_) => {
+            let mut engine = Engine::new(settings, recipe.adam, device, recipe.precision, recipe.seed)?;
+            let mut time = |work| {
+                let about = (&recipe.loss, &recipe.thresholds);
+                let seconds = engine.time(work, (&inputs, &target), about, args.steps as u32)?;
+                Ok::<_, Error>(seconds.unwrap_or(f64::NAN))
+            };
+            // The step first: it needs the most memory, and what is recorded later fits in it.
+            let step = time(Work::Step)?;
+            [time(Work::Forward)?, time(Work::Gradients)?, step]
         }
-    }
-    let [forward, gradients, update, step] = [forward, gradients, update, step].map(median);
+    };
     Ok(Row {
         batch,
         forward_ms: 1e3 * forward,
         gradients_ms: 1e3 * gradients,
-        update_ms: 1e3 * update,
+        update_ms: 1e3 * (step - gradients),
         step_ms: 1e3 * step,
         samples_per_second: batch as f64 / step,
-        tflops: batch as f64 * work.training() as f64 / step / 1e12,
+        tflops: batch as f64 * floor.work.training() as f64 / step / 1e12,
+        share_of_floor: floor.seconds().map(|least| batch as f64 * least / step),
         peak_bytes: device.memory().1,
         epoch_seconds: args.epoch as f64 * step / batch as f64,
     })
+}
+
+/// Medians of forward, gradients and whole step.
+fn time_on_cpu(
+    device: &Device,
+    settings: &ModelSettings,
+    recipe: &Recipe,
+    (inputs, target): (&Inputs, &Target),
+    steps: usize,
+) -> Result<[f64; 3]> {
+    let mut model = EmberFormer::new(settings, device, recipe.precision, recipe.seed)?;
+    let mut adam = Adam::new(recipe.adam, model.parameters())?;
+    let [mut forward, mut gradients, mut step] = [const { Vec::new() }; 3];
+    for i in 0..steps + 2 {
+        let key = DropoutKey { seed: recipe.seed, step: i as u64 };
+        let began = Instant::now();
+        model.train_step(inputs, target, &recipe.loss, &recipe.thresholds, key)?;
+        let after_gradients = Instant::now();
+        adam.step(model.parameters_mut(), &recipe.rates, &[])?;
+        let after_update = Instant::now();
+        model.evaluate(inputs, target, &recipe.loss, &recipe.thresholds)?;
+        if i >= 2 {
+            gradients.push((after_gradients - began).as_secs_f64());
+            step.push((after_update - began).as_secs_f64());
+            forward.push(after_update.elapsed().as_secs_f64());
+        }
+    }
+    Ok([forward, gradients, step].map(median))
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

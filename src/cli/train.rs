@@ -6,6 +6,7 @@ use crate::cli::setup::{
 };
 use crate::config::{Config, Loaded};
 use crate::data::batch::Batch;
+use crate::data::resident::Placement;
 use crate::data::split::Split;
 use crate::data::store::Store;
 use crate::model::{Inputs, ModelSettings};
@@ -82,6 +83,7 @@ pub fn run(args: Args) -> Result<()> {
     let settings = config.train_settings(&device, args.max_steps);
     let model = config.model_settings(store.static_channels());
     let Recipe { adam, precision, seed, max_seq_len, .. } = settings.recipe;
+    let placement = Placement::new(&device, &store, &settings.recipe.augment, config.residency())?;
     let mut engine = Engine::new(&model, adam, &device, precision, seed)?;
     engine.model.check_history(max_seq_len)?;
     if let (true, Some(path)) = (config.model.spatial.pretrained, &config.model.spatial.pretrained_path) {
@@ -114,6 +116,9 @@ pub fn run(args: Args) -> Result<()> {
     tracker.line(&format!("run     {}", folder.root().display()))?;
     tracker.line(&format!("device  {}", device.describe()))?;
     tracker.line(&format!("compute {}", precision.name()))?;
+    if let Some(residency) = placement.describe() {
+        tracker.line(&format!("packed  {residency}"))?;
+    }
     for line in banner(&loaded, &store, &split, &parts, &model, &settings, args.resume) {
         tracker.line(&line)?;
     }
@@ -121,6 +126,7 @@ pub fn run(args: Args) -> Result<()> {
     let recipe = fingerprint(&settings, &model, &config.sampler_settings(), &split, store.fingerprint());
     let task = Task {
         source: &store,
+        placement: &placement,
         train: &parts.train,
         val: &parts.val,
         test: parts.test.as_ref(),

@@ -5,6 +5,7 @@ use super::source::Source;
 use crate::Result;
 use crate::data::augment::Augment;
 use crate::data::raw::Encoding;
+use crate::data::resident::ResidencySettings;
 use crate::data::sampler::SamplerSettings;
 use crate::data::split::Split;
 use crate::data::store::StoreSettings;
@@ -284,6 +285,12 @@ impl Config {
             bucket_by_length: self.data.bucket_by_length,
             max_seq_len: self.model.temporal.max_seq_len,
         }
+    }
+
+    /// Where the packed data lies while a GPU trains.
+    pub fn residency(&self) -> ResidencySettings {
+        let budget = self.data.device_budget_mb.map(|mib| usize::try_from(mib << 20).unwrap_or(usize::MAX));
+        ResidencySettings { residency: self.data.residency, budget }
     }
 
     /// The split of these sequences (sorted by number): read from `split.file`, or drawn.

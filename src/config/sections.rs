@@ -3,6 +3,7 @@
 
 use super::rule::{self, Rule};
 use crate::data::raw::{PadMode, WindDirection};
+use crate::data::resident::Residency;
 use crate::model::FireEmbedding;
 use crate::train::stopping::{Mode, Monitor};
 use serde::{Deserialize, Serialize};
@@ -128,8 +129,10 @@ section! {
         augment: AugmentKind = AugmentKind::None => rule::choice(&["none", "d4"]);
         /// Static bands that hold an aspect in degrees clockwise from north, turned by d4 too.
         aspect_bands: Vec<String> = Vec::new() => rule::text().list(None);
-        /// Where the packed data lies while training on a GPU: in its memory, in the host's, or where it fits.
-        residency: Residency = Residency::Auto => rule::choice(&["auto", "host", "device"]).without_effect();
+        /// Where the packed data lies while a GPU trains: in its memory, in the host's from where it streams ahead of each step, or (auto) in the GPU's where it takes at most half of what is free.
+        residency: Residency = Residency::Auto => rule::choice(&["auto", "device", "stream"]);
+        /// MiB of the GPU's memory that the packed data may take at most; null: not limited. Less than it needs forces auto to stream.
+        device_budget_mb: Option<u64> = None => rule::whole(0, u32::MAX as u64).or_null();
         /// Whether samples of like history share a batch, which saves work on padding.
         bucket_by_length: bool = true => rule::flag();
     }
@@ -439,18 +442,6 @@ pub enum AugmentKind {
     None,
     /// The eight of the square.
     D4,
-}
-
-/// Where the packed data lies while training.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Residency {
-    /// On the device where it fits.
-    Auto,
-    /// In the host's memory.
-    Host,
-    /// In the device's memory.
-    Device,
 }
 
 /// Weight of burning pixels: a number or `auto`.

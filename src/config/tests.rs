@@ -3,6 +3,7 @@
 use super::sections::keys;
 use super::*;
 use crate::data::augment::Augment;
+use crate::data::resident::{Residency, ResidencySettings};
 use crate::model::FireEmbedding;
 use crate::ops::loss::{LossSettings, PosWeight};
 use crate::optim::Schedule;
@@ -47,10 +48,9 @@ fn files_of_the_published_project_load() {
     assert_eq!(config.model.temporal.d_model, 64);
     let expected = ["global.cudnn_benchmark", "data.num_workers", "data.pin_memory", "data.sequence_length"];
     assert_eq!(loaded.without_effect[..4], expected);
-    // It holds every key without effect but one of ours.
+    // It holds every key without effect.
     let value: serde_yaml::Value = serde_yaml::from_str(PUBLISHED).unwrap();
-    let ours = ["data.residency"];
-    for key in keys().into_iter().filter(|key| !key.rule.effect && !ours.contains(&key.path.as_str())) {
+    for key in keys().into_iter().filter(|key| !key.rule.effect) {
         let found = key.path.split('.').try_fold(&value, |at, part| at.get(part));
         assert!(found.is_some(), "{} is not in the fixture", key.path);
         assert!(loaded.without_effect.contains(&key.path), "{} is not listed", key.path);
@@ -219,7 +219,7 @@ fn own_learning_rates_go_before_the_common_one() {
 fn settings_follow_the_configuration() {
     let text = "
 global: {seed: 9}
-data: {batch_size: 2, augment: d4, aspect_bands: [aspect], max_sequences: 5, data_dir: ~/fires}
+data: {batch_size: 2, augment: d4, aspect_bands: [aspect], max_sequences: 5, data_dir: ~/fires, residency: stream, device_budget_mb: 3}
 encoding: {fire_value: 200}
 model:
   temporal: {use_wind: false, fire_embedding: pixels, max_seq_len: 6}
@@ -249,6 +249,7 @@ patchify_on_disk: {patch_size: 16, pad_mode: edge}
     assert_eq!((store.patch, store.max_sequences, store.encoding.fire_value), (16, Some(5), 200));
     assert_eq!(store.data_dir, std::env::home_dir().unwrap().join("fires"));
     assert_eq!(config.sampler_settings().max_seq_len, 6);
+    assert_eq!(config.residency(), ResidencySettings { residency: Residency::Stream, budget: Some(3 << 20) });
 }
 
 #[test]

@@ -31,16 +31,26 @@ impl Symmetry {
     /// Leaves everything where it is.
     pub const IDENTITY: Symmetry = Symmetry { mirror: false, quarters: 0 };
 
-    /// The symmetry with number 0..8; the first four keep the shape of a grid that is not square.
-    fn numbered(number: u64) -> Symmetry {
+    /// The symmetry with number 0..8: 1 mirrors, then 2 turns by a half and 4 by a quarter. The first four keep the shape
+    /// of a grid that is not square.
+    pub fn numbered(number: u64) -> Symmetry {
         let quarters = [0, 2, 1, 3][(number >> 1 & 3) as usize];
         Symmetry { mirror: number & 1 == 1, quarters }
     }
 
+    /// The number that [`Symmetry::numbered`] knows it by.
+    pub fn number(self) -> u32 {
+        u32::from(self.mirror) + u32::from(self.quarters & 2) + 4 * u32::from(self.quarters & 1)
+    }
+
+    /// How many symmetries keep the grid's shape.
+    pub fn choices(grid: Grid) -> u64 {
+        if grid.rows == grid.cols { 8 } else { 4 }
+    }
+
     /// The symmetry of a sample in an epoch: uniform over all that keep the grid's shape, a pure function of the key.
     pub fn draw(grid: Grid, key: [u64; 4]) -> Symmetry {
-        let choices = if grid.rows == grid.cols { 8 } else { 4 };
-        Self::numbered(below(&mut generator(key), choices))
+        Self::numbered(below(&mut generator(key), Self::choices(grid)))
     }
 
     /// What undoes this symmetry.
@@ -131,6 +141,11 @@ impl ScaledDirection {
         let turned = start + (symmetry.degrees(self.degrees(scaled)) - start).rem_euclid(360.0);
         ((turned - self.low) / self.span) as f32
     }
+
+    /// Turns a scaled aspect; what is below 0 degrees has no direction and stays.
+    pub fn turn_aspect(self, scaled: f32, symmetry: Symmetry) -> f32 {
+        if self.degrees(scaled) >= 0.0 { self.turn(scaled, symmetry) } else { scaled }
+    }
 }
 
 #[cfg(test)]
@@ -161,6 +176,7 @@ mod tests {
         let bits = grid.pack(|y, x| (y, x) == (0, 1));
         let results: std::collections::BTreeSet<_> = all().map(|s| moved(grid, s, &bits)).collect();
         assert_eq!(results.len(), 8);
+        assert!((0..8).all(|i| u64::from(Symmetry::numbered(i).number()) == i));
         assert!((0..4).all(|i| Symmetry::numbered(i).quarters.is_multiple_of(2)));
         let wide = Grid { rows: 1, cols: 2, patch: 4 };
         let drawn: std::collections::HashSet<_> = (0..200).map(|i| Symmetry::draw(wide, [i; 4]).quarters).collect();

@@ -98,27 +98,8 @@ pub fn assemble(
     augment: &Augment,
     key: (u64, u64),
 ) -> Result<Batch> {
-    let history_of = |sample: &SampleId| sample.k.saturating_add(1).min(max_seq_len);
-    let Some(history) = samples.iter().map(history_of).max().filter(|&h| h > 0) else {
-        return Err(Error::failed(
-            "batch",
-            "it has no samples or no history",
-            "give samples and max_seq_len of 1 or more",
-        ));
-    };
-    for sample in samples {
-        let inside =
-            sample.sequence < source.sequences() && sample.k.saturating_add(1) < source.frames(sample.sequence);
-        if !inside {
-            let problem = format!("sequence {} has no sample {}", sample.sequence, sample.k);
-            return Err(Error::failed("batch", problem, "use the samples of this data set"));
-        }
-    }
-    let turned_bands = match augment {
-        Augment::None => Vec::new(),
-        Augment::D4 { aspect_bands } => find_bands(source, aspect_bands)?,
-    };
-    let direction = ScaledDirection::new(source.direction_range());
+    let history = longest_history(source, samples, max_seq_len)?;
+    let turning = Turning::new(source, augment)?;
 
     let grid = source.grid();
     let (patches, frame_words) = (grid.patches(), grid.patches() * grid.words());
@@ -137,31 +118,24 @@ pub fn assemble(
 
     for (b, &sample) in samples.iter().enumerate() {
         let SampleId { sequence, k } = sample;
-        let symmetry = match augment {
-            Augment::None => Symmetry::IDENTITY,
-            Augment::D4 { .. } => Symmetry::draw(grid, [key.0, key.1, sequence as u64, k as u64]),
-        };
+        let symmetry = symmetry_of(sample, augment, grid, key);
         let frames = |from: &[u64], to: &mut [u64]| match symmetry {
             Symmetry::IDENTITY => to.copy_from_slice(from),
             _ => symmetry.bits(grid, from, to),
         };
-        let real = history_of(&sample);
+        let real = history_of(sample, max_seq_len);
         for step in 0..real {
             let t = k + 1 - real + step;
             let row = b * history + history - real + step; // of [B, T]
             frames(source.frame(sequence, t), &mut inputs.frames[row * frame_words..][..frame_words]);
-            let [speed, from] = source.wind(sequence)[t];
-            inputs.wind[row * 2] = speed;
-            inputs.wind[row * 2 + 1] = direction.turn(from, symmetry);
+            inputs.wind[row * 2..][..2].copy_from_slice(&turning.wind(source.wind(sequence)[t], symmetry));
             inputs.valid_steps[row] = true;
         }
         let statics = &mut inputs.statics[b * patches * channels..][..patches * channels];
         symmetry.patches(grid, channels, source.statics(sequence), statics);
-        for &(band, aspect) in &turned_bands {
+        for &(band, aspect) in &turning.bands {
             for value in statics.iter_mut().skip(band).step_by(channels) {
-                if aspect.degrees(*value) >= 0.0 {
-                    *value = aspect.turn(*value, symmetry);
-                }
+                *value = aspect.turn_aspect(*value, symmetry);
             }
         }
         frames(source.isochrone(sequence, k + 1), &mut target.bits[b * frame_words..][..frame_words]);
@@ -170,18 +144,86 @@ pub fn assemble(
     Ok(Batch { samples: samples.to_vec(), inputs, target })
 }
 
-/// The named aspect bands with their scales.
-fn find_bands(source: &impl FrameSource, names: &[String]) -> Result<Vec<(usize, ScaledDirection)>> {
-    let known = source.band_names();
-    let find = |name: &String| match known.iter().position(|band| band == name) {
-        Some(band) => Ok((band, ScaledDirection::new(source.band_range(band)))),
-        None => Err(Error::usage(
-            "data.aspect_bands",
-            format_args!("{name} is no band of the landscape"),
-            format_args!("name one of {}", known.join(", ")),
-        )),
-    };
-    names.iter().map(find).collect()
+/// Frames of a sample's history.
+pub(super) fn history_of(sample: SampleId, max_seq_len: usize) -> usize {
+    sample.k.saturating_add(1).min(max_seq_len)
+}
+
+/// The longest history of a batch, which must have samples, all of them of this data set.
+pub(super) fn longest_history(source: &impl FrameSource, samples: &[SampleId], max_seq_len: usize) -> Result<usize> {
+    for sample in samples {
+        let inside =
+            sample.sequence < source.sequences() && sample.k.saturating_add(1) < source.frames(sample.sequence);
+        if !inside {
+            let problem = format!("sequence {} has no sample {}", sample.sequence, sample.k);
+            return Err(Error::failed("batch", problem, "use the samples of this data set"));
+        }
+    }
+    let longest = samples.iter().map(|sample| history_of(*sample, max_seq_len)).max();
+    longest.filter(|&h| h > 0).ok_or_else(|| {
+        let remedy = "give samples and max_seq_len of 1 or more";
+        Error::failed("batch", "it has no samples or no history", remedy)
+    })
+}
+
+/// The symmetry of a sample, a pure function of seed and epoch in `key`.
+pub(super) fn symmetry_of(sample: SampleId, augment: &Augment, grid: Grid, key: (u64, u64)) -> Symmetry {
+    match augment {
+        Augment::None => Symmetry::IDENTITY,
+        Augment::D4 { .. } => Symmetry::draw(grid, [key.0, key.1, sample.sequence as u64, sample.k as u64]),
+    }
+}
+
+/// What turns with the picture beside the pixels: the wind and the bands that hold an aspect.
+pub(super) struct Turning {
+    direction: ScaledDirection,
+    /// Aspect bands with their scales; none where nothing is turned.
+    pub bands: Vec<(usize, ScaledDirection)>,
+}
+
+impl Turning {
+    /// Of a data set and what is done to its samples.
+    pub fn new(source: &impl FrameSource, augment: &Augment) -> Result<Self> {
+        let known = source.band_names();
+        let mut bands: Vec<(usize, ScaledDirection)> = Vec::new();
+        let names: &[String] = match augment {
+            Augment::None => &[],
+            Augment::D4 { aspect_bands } => aspect_bands,
+        };
+        for name in names {
+            let Some(band) = known.iter().position(|band| band == name) else {
+                return Err(Error::usage(
+                    "data.aspect_bands",
+                    format_args!("{name} is no band of the landscape"),
+                    format_args!("name one of {}", known.join(", ")),
+                ));
+            };
+            if bands.iter().all(|(other, _)| *other != band) {
+                bands.push((band, ScaledDirection::new(source.band_range(band))));
+            }
+        }
+        Ok(Self { direction: ScaledDirection::new(source.direction_range()), bands })
+    }
+
+    /// A step's speed and direction.
+    pub fn wind(&self, [speed, direction]: [f32; 2], symmetry: Symmetry) -> [f32; 2] {
+        [speed, self.direction.turn(direction, symmetry)]
+    }
+
+    /// The aspects [N, A] among static tokens [N, Cs], turned; patches stay where they are.
+    pub fn aspects(&self, statics: &[f32], channels: usize, symmetry: Symmetry, to: &mut [f32]) {
+        for (a, &(band, aspect)) in self.bands.iter().enumerate() {
+            let from = statics.iter().skip(band).step_by(channels);
+            let to = to.iter_mut().skip(a).step_by(self.bands.len());
+            to.zip(from).for_each(|(to, from)| *to = aspect.turn_aspect(*from, symmetry));
+        }
+    }
+
+    /// Which of the aspects each band is, −1 for none: `[Cs]`.
+    pub fn aspect_of(&self, channels: usize) -> Vec<i32> {
+        let place = |band| self.bands.iter().position(|(aspect, _)| *aspect == band);
+        (0..channels).map(|band| place(band).map_or(-1, |i| i as i32)).collect()
+    }
 }
 
 #[cfg(test)]

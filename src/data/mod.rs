@@ -2,8 +2,10 @@
 
 pub mod augment;
 pub mod batch;
+pub mod feed;
 pub mod geotiff;
 pub mod raw;
+pub mod resident;
 pub mod sampler;
 mod shuffle;
 pub mod split;

@@ -37,6 +37,14 @@ impl<T: NoUninit> Array<T> {
         Ok(Self::Gpu(Arc::new(gpu.upload(values)?), values.len()))
     }
 
+    /// Room for `len` elements on a GPU, which a kernel is to write.
+    ///
+    /// # Errors
+    /// Where the device's memory runs out.
+    pub fn uninitialized(gpu: &Gpu, len: usize) -> Result<Self> {
+        Ok(Self::Gpu(Arc::new(gpu.take(len * size_of::<T>())?), len))
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         match self {
@@ -48,6 +56,20 @@ impl<T: NoUninit> Array<T> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Copies the elements of `from` to where these lie on a GPU.
+    ///
+    /// # Errors
+    /// What the device reports.
+    ///
+    /// # Panics
+    /// If either is on the host.
+    pub(crate) fn copy_from(&self, gpu: &Gpu, from: &Self) -> Result<()> {
+        match (self, from) {
+            (Self::Gpu(to, _), Self::Gpu(from, _)) => gpu.copy(from, to),
+            _ => panic!("an array in host memory given to a GPU"),
+        }
     }
 
     /// The elements, for the ops of the CPU.

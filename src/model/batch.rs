@@ -2,6 +2,7 @@
 
 use super::{Inputs, Target};
 use crate::Result;
+use crate::device::gpu::Gpu;
 use crate::device::{Array, Device};
 use crate::ops::batch_norm::MaskBits;
 use crate::ops::loss::Comparison;
@@ -91,6 +92,49 @@ impl DeviceTarget {
 }
 
 impl DeviceBatch {
+    /// Room on a GPU for `batch` histories of up to `history` steps, its content arbitrary.
+    ///
+    /// # Errors
+    /// Where the device's memory runs out.
+    pub fn uninitialized(
+        gpu: &Gpu,
+        dtype: DType,
+        grid: Grid,
+        channels: usize,
+        (batch, history): (usize, usize),
+    ) -> Result<Self> {
+        let (patches, words) = (batch * grid.patches(), grid.words());
+        let inputs = DeviceInputs {
+            batch,
+            history,
+            grid,
+            frames: Array::uninitialized(gpu, patches * history * words)?,
+            wind: gpu.tensor(dtype, &[batch * history, 2])?,
+            statics: gpu.tensor(dtype, &[patches, channels])?,
+            valid_steps: Array::uninitialized(gpu, batch * history)?,
+            ages: Array::uninitialized(gpu, batch * history)?,
+            last: MaskBits { grid, bits: Array::uninitialized(gpu, patches * words)? },
+        };
+        let mask = MaskBits { grid, bits: Array::uninitialized(gpu, patches * words)? };
+        let target = DeviceTarget { mask, valid_patches: Array::uninitialized(gpu, patches)? };
+        Ok(Self { inputs, target })
+    }
+
+    /// Copies a batch of the same shape, which has been checked, to where this one lies on a GPU.
+    pub(crate) fn overwrite(&self, gpu: &Gpu, inputs: &Inputs, target: &Target) -> Result<()> {
+        let device = Device::Gpu(gpu.clone());
+        let from = DeviceInputs::new(&device, self.inputs.wind.dtype(), inputs)?;
+        let from = Self { inputs: from, target: DeviceTarget::new(&device, inputs.grid, target)? };
+        self.inputs.frames.copy_from(gpu, &from.inputs.frames)?;
+        self.inputs.wind.copy_from(gpu, &from.inputs.wind)?;
+        self.inputs.statics.copy_from(gpu, &from.inputs.statics)?;
+        self.inputs.valid_steps.copy_from(gpu, &from.inputs.valid_steps)?;
+        self.inputs.ages.copy_from(gpu, &from.inputs.ages)?;
+        self.inputs.last.bits.copy_from(gpu, &from.inputs.last.bits)?;
+        self.target.mask.bits.copy_from(gpu, &from.target.mask.bits)?;
+        self.target.valid_patches.copy_from(gpu, &from.target.valid_patches)
+    }
+
     /// What the loss compares logits with.
     pub fn comparison(&self, training: bool) -> Comparison {
         Comparison {

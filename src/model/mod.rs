@@ -15,7 +15,7 @@ pub use random::random_batch;
 pub use work::ForwardWork;
 
 use crate::device::Device;
-use crate::ops::loss::{LossReport, LossSettings, Thresholds, segmentation_loss};
+use crate::ops::loss::{LossBuffers, LossReport, LossSettings, Thresholds, segmentation_loss, segmentation_loss_on};
 use crate::patch::Grid;
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -283,6 +283,40 @@ impl EmberFormer {
         thresholds: &Thresholds,
     ) -> Result<LossReport> {
         self.backward(inputs, target, loss, thresholds, None)
+    }
+
+    /// Launches forward and backward in training mode on a GPU, waiting for nothing: the loss is left in `losses`, gradients
+    /// in the parameters, running statistics are moved in place.
+    ///
+    /// # Errors
+    /// Where memory runs out, and what the device reports.
+    pub fn launch_training(
+        &mut self,
+        batch: &DeviceBatch,
+        loss: &LossSettings,
+        dropout: DropoutKey,
+        losses: &LossBuffers,
+    ) -> Result<()> {
+        let mut pass = Pass::new(&self.settings, self, &batch.inputs, true, Some(dropout));
+        let logits = pass.logits()?;
+        let Some(seed) = segmentation_loss_on(logits.value(), &batch.comparison(true), loss, true, losses)? else {
+            return Ok(());
+        };
+        let Pass { tape, vars, .. } = pass;
+        let mut gradients = tape.backward(&logits, seed)?;
+        for (parameter, var) in self.parameters.iter_mut().zip(&vars) {
+            parameter.gradient = gradients.take(var);
+        }
+        Ok(())
+    }
+
+    /// Launches the forward in evaluation mode on a GPU, waiting for nothing: the loss is left in `losses`.
+    ///
+    /// # Errors
+    /// Where memory runs out, and what the device reports.
+    pub fn launch_evaluation(&self, batch: &DeviceBatch, loss: &LossSettings, losses: &LossBuffers) -> Result<()> {
+        let logits = Pass::new(&self.settings, self, &batch.inputs, false, None).logits()?;
+        segmentation_loss_on(logits.value(), &batch.comparison(false), loss, false, losses).map(drop)
     }
 
     fn backward(

@@ -3,9 +3,11 @@
 use super::{DeviceInputs, EmberFormer, FireEmbedding, ModelSettings, Parameters};
 use crate::Result;
 use crate::ops::attention::attention;
-use crate::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu};
+use crate::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu, pending};
 use crate::ops::conv::conv;
 use crate::ops::dropout::{Dropout, DropoutKey, dropout};
+use crate::ops::feature::Feature;
+use crate::ops::feed_forward::{Layer, feed_forward};
 use crate::ops::linear::{Activation, linear};
 use crate::ops::map::Map;
 use crate::ops::output_conv::output_conv;
@@ -127,10 +129,11 @@ impl<'a> Pass<'a> {
             let attended = attention(&mut self.tape, &q, &kv, &valid, self.settings.heads, drop)?;
             let attended = self.layer(&attended, &name("self_attn.out_proj"), Activation::Identity)?;
             x = self.norm(&x, &attended, &name("norm1"), 4 * l + 1)?;
-            let drop = self.drop(p, 4 * l + 2);
-            let hidden = self.layer(&x, &name("linear1"), Activation::Gelu(drop))?; // [R, T or 1, ff]
-            let forward = self.layer(&hidden, &name("linear2"), Activation::Identity)?;
-            x = self.norm(&x, &forward, &name("norm2"), 4 * l + 3)?;
+            let parameters =
+                ["linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias", "norm2.weight", "norm2.bias"];
+            let [w1, b1, w2, b2, gamma, beta] = &parameters.map(|part| self.var(&name(part)));
+            let [inner, outer] = [4 * l + 2, 4 * l + 3].map(|site| self.drop(p, site));
+            x = feed_forward(&mut self.tape, &x, &Layer { w1, b1, w2, b2, gamma, beta, inner, outer })?;
         }
         let (rows, steps) = (x.shape()[0], x.shape()[1]);
         Ok(self.tape.reshape(&x, &[rows, steps * d]))
@@ -144,14 +147,17 @@ impl<'a> Pass<'a> {
 
     fn batch_norm(&mut self, x: &Var, name: &str, halo: usize, append: Option<&MaskBits>) -> Result<Var> {
         let (gamma, beta) = (self.var(&format!("{name}.weight")), self.var(&format!("{name}.bias")));
-        let mean = self.position(&format!("{name}.running_mean"));
-        let var = self.position(&format!("{name}.running_var"));
-        let (before, after) = self.statistics.split_at_mut(var);
-        let statistics = match self.training {
-            Some(_) => Statistics::Batch(&mut before[mean], &mut after[0]),
-            None => Statistics::Running(&before[mean], &after[0]),
-        };
+        let [mean, var] = ["running_mean", "running_var"].map(|part| self.position(&format!("{name}.{part}")));
+        let statistics = running(&mut self.statistics, mean, var, self.training.is_some());
         batch_norm_relu(&mut self.tape, x, &gamma, &beta, statistics, halo, append)
+    }
+
+    /// Batch norm + ReLU of a map with a border, left to its reader on a GPU.
+    fn pending_norm(&mut self, x: &Var, name: &str, append: Option<&MaskBits>) -> Result<Feature> {
+        let (gamma, beta) = (self.var(&format!("{name}.weight")), self.var(&format!("{name}.bias")));
+        let [mean, var] = ["running_mean", "running_var"].map(|part| self.position(&format!("{name}.{part}")));
+        let statistics = running(&mut self.statistics, mean, var, self.training.is_some());
+        pending(&mut self.tape, x, &gamma, &beta, statistics, append)
     }
 
     /// Coarse logits [B·N, 1]. Pooling, projection, fusing and resizing are all linear, so each level is pooled first and
@@ -199,11 +205,24 @@ impl<'a> Pass<'a> {
             x = self.batch_norm(&x, &name(1), 1, skip)?;
             let weight = self.var(&format!("{}.weight", name(3)));
             x = conv(&mut self.tape, &x, &weight, usize::from(skip.is_some()))?;
-            x = self.batch_norm(&x, &name(4), 1, skip)?;
+            if stage + 1 < stages {
+                x = self.batch_norm(&x, &name(4), 1, None)?;
+            }
         }
+        let norm = format!("refinement_decoder.upsample_layers.{}", 6 * stages - 2);
+        let x = self.pending_norm(&x, &norm, mask.as_ref())?;
         let weight = self.var("refinement_decoder.output_conv.weight");
         let bias = self.var("refinement_decoder.output_conv.bias");
         output_conv(&mut self.tape, &x, &weight, &bias, usize::from(mask.is_some()))
+    }
+}
+
+/// The statistics that normalise, of running ones at these positions.
+fn running(tensors: &mut [Tensor], mean: usize, var: usize, training: bool) -> Statistics<'_> {
+    let (before, after) = tensors.split_at_mut(var);
+    match training {
+        true => Statistics::Batch(&mut before[mean], &mut after[0]),
+        false => Statistics::Running(&before[mean], &after[0]),
     }
 }
 

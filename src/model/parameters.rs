@@ -160,6 +160,11 @@ impl Parameters {
         self.position(name).and_then(|i| self.all[i].gradient.as_ref().map(Tensor::to_host)).transpose()
     }
 
+    /// Forgets all gradients.
+    pub(crate) fn clear_gradients(&mut self) {
+        self.all.iter_mut().for_each(|parameter| parameter.gradient = None);
+    }
+
     /// Euclidean norm of the gradients of `groups` together.
     ///
     /// # Errors

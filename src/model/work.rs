@@ -67,6 +67,26 @@ impl ModelSettings {
     }
 }
 
+impl ModelSettings {
+    /// Bytes that a training step moves for each sample at least, with activations of `size` bytes and every fusion that one
+    /// could wish for: each token, feature map and logit written once and read once in either direction, its gradient
+    /// likewise; what a layer of the transformer or a level of the pyramid has in between never leaves the chip.
+    pub fn training_bytes(&self, history: usize, grid: Grid, size: usize) -> u64 {
+        let [d, steps, patches, layers] = [self.d_model, history, grid.patches(), self.layers].map(|n| n as u64);
+        // A value: written and read by the forward, read again by the backward; its gradient: written and read.
+        const PASSES: u64 = 5;
+        let tokens = layers * steps * patches * d + patches * d;
+        let head = patches * self.decoder_width as u64;
+        let (mut pixels, mut maps) = (patches, patches * (d + 1));
+        for outputs in self.stages() {
+            pixels *= 4;
+            maps += 2 * pixels * outputs as u64; // of the transposed convolution and of the convolution
+        }
+        let logits = 4 * 4 * pixels; // float: written, read by the loss; the gradient written and read
+        PASSES * size as u64 * (tokens + head + maps) + logits
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +98,9 @@ mod tests {
         // by hand: three products of 64×64 each, an attention and two of 64×256 a step and layer, and so on
         assert_eq!(work, ForwardWork { temporal: 3_452_160_000, spatial: 531_916_800, refinement: 14_766_080_000 });
         assert_eq!(work.training(), 56_250_470_400);
+        // 1.92 MB of tokens a layer, 1.28 of the head, 35.84 of maps, all in bf16
+        let bytes = ModelSettings::default().training_bytes(6, grid, 2);
+        assert_eq!(bytes, 5 * (3 * 1_920_000 + 320_000 + 1_280_000 + 325_000 + 35_840_000) + 2_560_000);
         let skip = ModelSettings { last_frame_skip: true, ..ModelSettings::default() };
         let more = skip.forward_work(6, grid).refinement - work.refinement;
         assert_eq!(more, 2 * 160_000 * (32 * 9 + 1));

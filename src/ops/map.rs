@@ -155,6 +155,11 @@ impl Split {
         Self::new(pixels, stride, dtype, |rows| (4 * rows).max(pixels.div_ceil(1024)))
     }
 
+    /// The same where the blocks stride over the pixels: 16 a thread at least.
+    pub fn striding(pixels: usize, stride: usize, dtype: DType) -> Self {
+        Self::new(pixels, stride, dtype, |rows| (16 * rows).max(pixels.div_ceil(1024)))
+    }
+
     /// `span` gives a block's pixels from those that it covers at a time. A warp's lanes lie along the channels.
     fn new(pixels: usize, stride: usize, dtype: DType, span: impl Fn(usize) -> usize) -> Self {
         let vectors = stride / vector(dtype);

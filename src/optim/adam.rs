@@ -1,8 +1,11 @@
 //! Adam over all parameters of a model.
 
 use super::{AdamSettings, LearningRates};
+use crate::device::gpu::Gpu;
 use crate::model::{Group, Kind, Parameters};
-use crate::ops::adam::{Step, Update, adam};
+use crate::ops::adam::{Factors, Step, Update, adam, adam_by_group};
+use crate::ops::gradient_norm::{GradientState, gradient_clip};
+use crate::ops::loss::LossBuffers;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
@@ -36,29 +39,63 @@ impl Adam {
     /// # Errors
     /// For parameters of another model than the moments'.
     pub fn step(&mut self, parameters: &mut Parameters, rates: &LearningRates, frozen: &[Group]) -> Result<()> {
-        for group in Group::ALL.iter().filter(|group| !frozen.contains(group)) {
-            self.updates[*group as usize] += 1;
-        }
+        let updates = self.advance(rates, frozen);
         let device = parameters.device().clone();
         let mut all: BTreeMap<&str, &mut [Tensor; 2]> =
             self.moments.iter_mut().map(|(name, moments)| (name.as_str(), moments)).collect();
         let mut steps = Vec::new();
         for parameter in parameters.iter_mut() {
             let (Kind::Weight(group), Some(gradient)) = (parameter.kind, &parameter.gradient) else { continue };
-            if frozen.contains(&group) {
-                continue;
-            }
+            let Some(update) = updates[group as usize] else { continue };
             let Some(moments) = all.remove(parameter.name.as_str()) else { return Err(foreign(&parameter.name)) };
-            let rate = match group {
-                Group::Temporal => rates.temporal,
-                Group::Spatial => rates.spatial,
-                Group::Refinement => rates.refinement,
-            };
-            let AdamSettings { beta1, beta2, eps, weight_decay } = self.settings;
-            let update = Update { beta1, beta2, eps, weight_decay, rate, step: self.updates[group as usize] };
             steps.push(Step { value: &mut parameter.value, gradient, moments, update });
         }
         adam(&device, &mut steps)
+    }
+
+    /// Counts an update of the groups that are not in `frozen` and says what it takes, in the order of [`Group::ALL`].
+    pub fn advance(&mut self, rates: &LearningRates, frozen: &[Group]) -> [Option<Update>; 3] {
+        Group::ALL.map(|group| {
+            if frozen.contains(&group) {
+                return None;
+            }
+            self.updates[group as usize] += 1;
+            Some(self.update(rates, group))
+        })
+    }
+
+    fn update(&self, rates: &LearningRates, group: Group) -> Update {
+        let rate = match group {
+            Group::Temporal => rates.temporal,
+            Group::Spatial => rates.spatial,
+            Group::Refinement => rates.refinement,
+        };
+        let AdamSettings { beta1, beta2, eps, weight_decay } = self.settings;
+        Update { beta1, beta2, eps, weight_decay, rate, step: self.updates[group as usize] }
+    }
+
+    /// Launches clipping and the update of all parameters on a GPU, waiting for nothing: `factors` hold what
+    /// [`Adam::advance`] said, `state` the gradients' norm afterwards.
+    ///
+    /// # Errors
+    /// For parameters of another model than the moments', and what the device reports.
+    pub fn launch(
+        &self,
+        gpu: &Gpu,
+        parameters: &Parameters,
+        factors: &Factors,
+        losses: &LossBuffers,
+        state: &GradientState,
+    ) -> Result<()> {
+        let mut steps = Vec::new();
+        for parameter in parameters.iter() {
+            let (Kind::Weight(group), Some(gradient)) = (parameter.kind, &parameter.gradient) else { continue };
+            let Some([first, second]) = self.moments.get(&parameter.name) else { return Err(foreign(&parameter.name)) };
+            steps.push(([&parameter.value, gradient, first, second], group as usize));
+        }
+        let gradients: Vec<_> = steps.iter().map(|([_, gradient, ..], group)| (*gradient, *group)).collect();
+        gradient_clip(gpu, &gradients, factors, losses, state)?;
+        adam_by_group(gpu, &steps, factors, state)
     }
 
     /// Updates made so far to each group, in the order of [`Group::ALL`].

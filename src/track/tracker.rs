@@ -48,27 +48,11 @@ pub struct Tracker<'a> {
     timing: File,
     log: File,
     began: Instant,
-    clock: Clock,
+    /// Samples that this process's steps saw of the epoch that is under way.
+    samples: u64,
     epochs: u64,
     steps_per_epoch: u64,
     preview: Option<Preview<'a>>,
-}
-
-/// Takes the time of an epoch's parts.
-struct Clock {
-    /// When the epoch, or this process's part of it, began.
-    epoch: Instant,
-    /// When its last step ended.
-    last_step: Instant,
-    /// Samples that its steps saw.
-    samples: u64,
-}
-
-impl Clock {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self { epoch: now, last_step: now, samples: 0 }
-    }
 }
 
 impl<'a> Tracker<'a> {
@@ -101,7 +85,7 @@ impl<'a> Tracker<'a> {
             about,
             console,
             began: Instant::now(),
-            clock: Clock::new(),
+            samples: 0,
             epochs: 0,
             steps_per_epoch: 0,
             preview: None,
@@ -207,7 +191,6 @@ impl Observer for Tracker<'_> {
         let (time, version, machine) = (now(), env!("CARGO_PKG_VERSION").to_string(), Machine::this());
         let started = Started { time, step: start.step, version, device, compute, parameters, machine };
         self.timing_line(&Timing::Start(Box::new(started)))?;
-        self.clock = Clock::new();
         (self.epochs, self.steps_per_epoch) = (start.epochs, start.steps_per_epoch);
         if start.step > 0 {
             self.line(&format!("resuming at step {} of epoch {}", start.step, start.epoch + 1))?;
@@ -219,10 +202,10 @@ impl Observer for Tracker<'_> {
         if let Some(row) = step.row {
             self.metrics_line(row)?;
         }
-        self.clock.last_step = Instant::now();
-        self.clock.samples += step.samples as u64;
+        self.samples += step.samples as u64;
         let what = format!("epoch {}/{}", step.epoch + 1, self.epochs);
-        self.console.progress(&what, step.position, self.steps_per_epoch, &format!("loss {:.4}", step.loss));
+        let loss = step.loss.map_or_else(String::new, |loss| format!("loss {loss:.4}"));
+        self.console.progress(&what, step.position, self.steps_per_epoch, &loss);
         Ok(())
     }
 
@@ -235,12 +218,12 @@ impl Observer for Tracker<'_> {
         self.evaluations_line("val", Some(end.epoch), end.validation)?;
         self.timing_line(&Timing::Epoch(EpochTime {
             epoch: end.epoch,
-            train_seconds: (self.clock.last_step - self.clock.epoch).as_secs_f64(),
-            train_samples: self.clock.samples,
-            validation_seconds: self.clock.last_step.elapsed().as_secs_f64(),
+            train_seconds: end.train_time.as_secs_f64(),
+            train_samples: self.samples,
+            validation_seconds: end.validation_time.as_secs_f64(),
             validation_samples: end.validation.totals.samples,
         }))?;
-        self.clock = Clock::new();
+        self.samples = 0;
         let value = |name: &str| number(end.row, &format!("{name}_epoch"));
         let mut text = format!(
             "epoch {}/{}: loss {:.4}, val loss {:.4}, F1 {:.4} (precision {:.4}, recall {:.4}), IoU {:.4}, AP {:.4}, \
@@ -283,17 +266,13 @@ impl Observer for Tracker<'_> {
     }
 
     fn checkpoint(&mut self, path: &Path, progress: &Progress) -> Result<()> {
-        if progress.position == 0 {
-            self.clock = Clock::new();
-        }
         self.note(&format!("wrote {} at step {}", path.display(), progress.step))
     }
 
-    fn evaluated(&mut self, part: &str, evaluation: &Evaluation) -> Result<()> {
+    fn evaluated(&mut self, part: &str, evaluation: &Evaluation, time: Duration) -> Result<()> {
         self.evaluations_line(part, None, evaluation)?;
-        let seconds = self.clock.epoch.elapsed().as_secs_f64();
-        self.clock = Clock::new();
-        self.timing_line(&Timing::Evaluated { part: part.into(), seconds, samples: evaluation.totals.samples })
+        let (part, seconds) = (part.to_string(), time.as_secs_f64());
+        self.timing_line(&Timing::Evaluated { part, seconds, samples: evaluation.totals.samples })
     }
 
     fn finish(&mut self, ended: Ended, result: Option<&RunResult>) -> Result<()> {
@@ -369,7 +348,9 @@ mod tests {
     }
 
     fn epoch_end<'a>(epoch: u64, row: &'a Metrics, validation: &'a Evaluation, stopping: &'a Stopping) -> EpochEnd<'a> {
-        EpochEnd { epoch, row, validation, best: true, stopping, time: Default::default() }
+        let (train_time, validation_time) = (Duration::from_secs(9), Duration::from_secs(2));
+        let time = Duration::from_secs(12);
+        EpochEnd { epoch, row, validation, best: true, stopping, train_time, validation_time, time }
     }
 
     #[test]
@@ -380,11 +361,11 @@ mod tests {
         first.start(&start(0)).unwrap();
         for epoch in 0..3 {
             let line = row(epoch);
-            first.step(&Step { step: epoch, epoch, position: 1, samples: 3, loss: 0.5, row: None }).unwrap();
+            first.step(&Step { step: epoch, epoch, position: 1, samples: 3, loss: None, row: None }).unwrap();
             evaluation.totals.samples = 10 + epoch;
             first.epoch_end(&epoch_end(epoch, &line, &evaluation, &Stopping::default())).unwrap();
         }
-        first.evaluated("test", &evaluation).unwrap();
+        first.evaluated("test", &evaluation, Duration::from_secs(7)).unwrap();
         let folder = first.folder.clone();
         drop(first);
         let path = folder.path(EVALUATIONS);
@@ -400,6 +381,9 @@ mod tests {
         assert!(matches!(times[0], Timing::Start(_)) && matches!(times[5], Timing::Start(_)));
         let Timing::Epoch(time) = times[3] else { panic!("{:?}", times[3]) };
         assert_eq!((time.epoch, time.train_samples, time.validation_samples), (2, 3, 12));
+        assert_eq!((time.train_seconds, time.validation_seconds), (9.0, 2.0));
+        let evaluated = Timing::Evaluated { part: "test".into(), seconds: 7.0, samples: 12 };
+        assert_eq!(times[4], evaluated);
     }
 
     #[test]
@@ -409,7 +393,7 @@ mod tests {
         first.start(&start(0)).unwrap();
         for step in 1..=3 {
             let row = row(step);
-            first.step(&Step { step, epoch: 0, position: step, samples: 3, loss: 0.5, row: Some(&row) }).unwrap();
+            first.step(&Step { step, epoch: 0, position: step, samples: 3, loss: None, row: Some(&row) }).unwrap();
         }
         assert!(tracker(runs.path(), true).err().unwrap().to_string().contains("another process"));
         drop(first);

@@ -2,12 +2,16 @@
 
 use crate::data::batch::Batch;
 use crate::device::Device;
-use crate::model::{DropoutKey, EmberFormer, Group, Kind, ModelSettings};
+use crate::device::gpu::Gpu;
+use crate::model::{DeviceBatch, DropoutKey, EmberFormer, Group, Inputs, Kind, ModelSettings, Target};
 use crate::ops::loss::{LossReport, LossSettings, Thresholds};
-use crate::optim::{Adam, AdamSettings, LearningRates};
+use crate::optim::{Adam, AdamSettings};
 use crate::tensor::DType;
+pub use crate::train::captured::Work;
+use crate::train::captured::{Captured, Shape};
 use crate::train::checkpoint::{Checkpoint, HostTensor};
-use crate::train::run::{Learner, Saved};
+use crate::train::metrics::Totals;
+use crate::train::run::{Failure, Input, Learner, Saved, StepSettings};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,6 +21,14 @@ pub struct Engine {
     /// The network.
     pub model: EmberFormer,
     adam: Adam,
+    /// Of the steps since the totals were set; on a GPU only what the host knows.
+    totals: Totals,
+    /// What the last step gave; on a GPU that is for the device to say.
+    report: Option<LossReport>,
+    failure: Option<Failure>,
+    /// Batches in the totals when they were set.
+    before: u64,
+    captured: Option<Captured>,
 }
 
 impl Engine {
@@ -33,8 +45,100 @@ impl Engine {
     ) -> Result<Self> {
         let model = EmberFormer::new(settings, device, precision, seed)?;
         let adam = Adam::new(adam, model.parameters())?;
-        Ok(Self { model, adam })
+        let (totals, before) = (Totals::default(), 0);
+        Ok(Self { model, adam, totals, report: None, failure: None, before, captured: None })
     }
+
+    fn gpu(&self) -> Option<Gpu> {
+        match self.model.parameters().device() {
+            Device::Cpu(_) => None,
+            Device::Gpu(gpu) => Some(gpu.clone()),
+        }
+    }
+
+    /// What is recorded for these settings; nothing yet where they are others than before.
+    fn captured(
+        &mut self,
+        gpu: &Gpu,
+        loss: &LossSettings,
+        thresholds: &Thresholds,
+        grad_clip: Option<f64>,
+    ) -> Result<Captured> {
+        match self.captured.take() {
+            Some(captured) if captured.fits(loss, thresholds, grad_clip) => Ok(captured),
+            _ => {
+                let captured = Captured::new(gpu, loss, thresholds, grad_clip)?;
+                captured.reset(self.totals.loss)?;
+                Ok(captured)
+            }
+        }
+    }
+
+    /// Mean seconds of `runs` replays of recorded work on a GPU, by its own clock, with updates of rate 0. None on the CPU.
+    ///
+    /// # Errors
+    /// Where memory runs out, and what the device reports.
+    pub fn time(
+        &mut self,
+        work: Work,
+        (inputs, target): (&Inputs, &Target),
+        (loss, thresholds): (&LossSettings, &Thresholds),
+        runs: u32,
+    ) -> Result<Option<f64>> {
+        let Some(gpu) = self.gpu() else { return Ok(None) };
+        let mut captured = self.captured(&gpu, loss, thresholds, None)?;
+        let shape = Shape { batch: inputs.batch, history: inputs.history, grid: inputs.grid };
+        let key = DropoutKey { seed: 0, step: 0 };
+        let fill = |to: &mut DeviceBatch| to.overwrite(&gpu, inputs, target);
+        let seconds = captured.time(&mut self.model, &self.adam, (shape, work), key, runs, fill);
+        self.captured = Some(captured);
+        seconds.map(Some)
+    }
+
+    fn step_on_gpu(&mut self, gpu: &Gpu, input: Input<'_>, settings: &StepSettings<'_>) -> Result<()> {
+        let mut captured = self.captured(gpu, settings.loss, settings.thresholds, settings.grad_clip)?;
+        let Self { model, adam, .. } = self;
+        let (samples, history) = input.size();
+        let done = match input {
+            Input::Host(batch) => captured
+                .train(model, adam, shape(batch), settings, |to| to.overwrite(gpu, &batch.inputs, &batch.target)),
+            Input::Device { grid, fill, .. } => {
+                captured.train(model, adam, Shape { batch: samples, history, grid }, settings, fill)
+            }
+        };
+        self.captured = Some(captured);
+        done?;
+        self.totals.samples += samples as u64;
+        self.totals.batches += 1;
+        self.totals.history += history as u64;
+        Ok(())
+    }
+
+    fn step_on_cpu(&mut self, batch: &Batch, settings: &StepSettings<'_>) -> Result<()> {
+        let StepSettings { loss, thresholds, grad_clip, key, rates, frozen } = *settings;
+        let report = self.model.train_step(&batch.inputs, &batch.target, loss, thresholds, key)?;
+        let number = self.totals.batches - self.before;
+        let fails = |what, value: f64| (!value.is_finite()).then_some(Failure { number, what, value });
+        let trained: Vec<Group> = Group::ALL.into_iter().filter(|group| !frozen.contains(group)).collect();
+        self.failure = fails("the loss", report.loss);
+        if self.failure.is_none() {
+            let norm = self.model.parameters().gradient_norm(&trained)?;
+            self.failure = fails("the gradient's norm", norm);
+            if let Some(limit) = grad_clip.filter(|limit| norm > *limit) {
+                self.model.parameters_mut().scale_gradients(limit / norm)?;
+            }
+        }
+        if self.failure.is_none() {
+            self.adam.step(self.model.parameters_mut(), rates, frozen)?;
+        }
+        self.totals.add(&report, batch.samples.len(), batch.inputs.history);
+        self.report = Some(report);
+        Ok(())
+    }
+}
+
+fn shape(batch: &Batch) -> Shape {
+    Shape { batch: batch.inputs.batch, history: batch.inputs.history, grid: batch.inputs.grid }
 }
 
 /// The network of a checkpoint, to evaluate; `path` is for the errors.
@@ -68,31 +172,58 @@ fn load_weights(model: &mut EmberFormer, checkpoint: &Checkpoint, path: &Path) -
 }
 
 impl Learner for Engine {
-    fn train_step(
-        &mut self,
-        batch: &Batch,
-        loss: &LossSettings,
-        thresholds: &Thresholds,
-        key: DropoutKey,
-    ) -> Result<LossReport> {
-        self.model.train_step(&batch.inputs, &batch.target, loss, thresholds, key)
+    fn step(&mut self, input: Input<'_>, settings: &StepSettings<'_>) -> Result<()> {
+        match (self.gpu(), input) {
+            (Some(gpu), input) => self.step_on_gpu(&gpu, input, settings),
+            (None, Input::Host(batch)) => self.step_on_cpu(batch, settings),
+            (None, Input::Device { .. }) => {
+                Err(Error::failed("CPU", "a batch in a GPU's memory", "this is a bug; please report it"))
+            }
+        }
     }
 
-    fn gradient_norm(&self, frozen: &[Group]) -> Result<f64> {
-        let trained: Vec<Group> = Group::ALL.into_iter().filter(|group| !frozen.contains(group)).collect();
-        self.model.parameters().gradient_norm(&trained)
+    fn report(&mut self) -> Result<LossReport> {
+        match (&self.captured, &self.report) {
+            (Some(captured), _) => captured.report(),
+            (None, Some(report)) => Ok(report.clone()),
+            (None, None) => Err(Error::failed("training", "there was no step yet", "this is a bug; please report it")),
+        }
     }
 
-    fn scale_gradients(&mut self, factor: f64) -> Result<()> {
-        self.model.parameters_mut().scale_gradients(factor)
+    fn set_totals(&mut self, totals: &Totals) -> Result<()> {
+        (self.totals, self.before, self.failure) = (*totals, totals.batches, None);
+        self.captured.as_ref().map_or(Ok(()), |captured| captured.reset(totals.loss))
     }
 
-    fn update(&mut self, rates: &LearningRates, frozen: &[Group]) -> Result<()> {
-        self.adam.step(self.model.parameters_mut(), rates, frozen)
+    fn add_up(&mut self, totals: &mut Totals) -> Result<()> {
+        let Some(captured) = &self.captured else {
+            *totals = self.totals;
+            return Ok(());
+        };
+        let (sums, gradients) = captured.totals()?;
+        let Totals { samples, batches, history, .. } = self.totals;
+        let mut all = Totals { samples, batches, history, loss: sums.sums.loss, ..self.totals };
+        all.counts += sums.sums.counts;
+        all.growth += sums.sums.growth;
+        all.copy_last += sums.sums.copy_last;
+        *totals = all;
+        let bad = |number: Option<u64>, what| number.map(|number| Failure { number, what, value: f64::NAN });
+        self.failure = bad(sums.first_bad, "the loss").or(bad(gradients.first_bad, "the gradient's norm"));
+        Ok(())
     }
 
-    fn evaluate(&self, batch: &Batch, loss: &LossSettings, thresholds: &Thresholds) -> Result<LossReport> {
-        self.model.evaluate(&batch.inputs, &batch.target, loss, thresholds)
+    fn failure(&self) -> Option<Failure> {
+        self.failure
+    }
+
+    fn evaluate(&mut self, batch: &Batch, loss: &LossSettings, thresholds: &Thresholds) -> Result<LossReport> {
+        let Some(gpu) = self.gpu() else { return self.model.evaluate(&batch.inputs, &batch.target, loss, thresholds) };
+        let grad_clip = self.captured.as_ref().and_then(Captured::grad_clip);
+        let mut captured = self.captured(&gpu, loss, thresholds, grad_clip)?;
+        let fill = |to: &mut DeviceBatch| to.overwrite(&gpu, &batch.inputs, &batch.target);
+        let report = captured.evaluate(&mut self.model, &self.adam, shape(batch), fill);
+        self.captured = Some(captured);
+        report
     }
 
     fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
@@ -115,6 +246,9 @@ impl Learner for Engine {
     }
 
     fn restore(&mut self, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
+        if let Some(captured) = &mut self.captured {
+            captured.clear(&mut self.model);
+        }
         load_weights(&mut self.model, checkpoint, path)?;
         let mut moments = BTreeMap::new();
         for parameter in self.model.parameters().iter() {

@@ -1,5 +1,6 @@
 //! The training loop, metrics, early stopping and checkpoints.
 
+mod captured;
 pub mod checkpoint;
 pub mod engine;
 pub mod evaluate;

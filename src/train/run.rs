@@ -4,10 +4,13 @@
 //! a run that is killed at any moment and resumed ends with the same bytes as one that was not.
 
 use crate::data::batch::{Batch, FrameSource, assemble};
+use crate::data::feed::{Feed, Order, Upcoming};
+use crate::data::resident::Placement;
 use crate::data::sampler::{SampleId, Sampler};
-use crate::model::{DropoutKey, Group, ModelSettings};
+use crate::model::{DeviceBatch, DropoutKey, Group, ModelSettings};
 use crate::ops::loss::{LossReport, LossSettings, Thresholds};
 use crate::optim::LearningRates;
+use crate::patch::Grid;
 use crate::train::checkpoint::{Checkpoint, DataDescription, HostTensor, Progress, State};
 use crate::train::evaluate::{RunResult, Summary, chosen_threshold, describe, evaluate};
 use crate::train::metrics::{Evaluation, Metrics, Totals, step_metrics, train_epoch_metrics, validation_metrics};
@@ -29,24 +32,75 @@ pub struct Saved {
     pub optimizer_updates: [u64; 3],
 }
 
+/// A batch of a training step.
+pub enum Input<'a> {
+    /// In host memory.
+    Host(&'a Batch),
+    /// On its way to a GPU: `fill` puts it where the learner wants it.
+    Device {
+        /// Samples.
+        samples: usize,
+        /// Steps of the longest history.
+        history: usize,
+        /// Patch grid.
+        grid: Grid,
+        /// Writes the batch.
+        fill: &'a mut dyn FnMut(&mut DeviceBatch) -> Result<()>,
+    },
+}
+
+impl Input<'_> {
+    /// Samples, and steps of the longest history.
+    pub fn size(&self) -> (usize, usize) {
+        match self {
+            Self::Host(batch) => (batch.inputs.batch, batch.inputs.history),
+            Self::Device { samples, history, .. } => (*samples, *history),
+        }
+    }
+}
+
+/// What a training step needs beside its batch.
+#[derive(Debug, Clone, Copy)]
+pub struct StepSettings<'a> {
+    /// The loss.
+    pub loss: &'a LossSettings,
+    /// When a pixel counts as burning.
+    pub thresholds: &'a Thresholds,
+    /// Gradients are scaled down to this norm at most.
+    pub grad_clip: Option<f64>,
+    /// The dropout masks.
+    pub key: DropoutKey,
+    /// Learning rates.
+    pub rates: &'a LearningRates,
+    /// Groups that stay as they are.
+    pub frozen: &'a [Group],
+}
+
+/// A step after which training makes no sense; it and later ones have changed nothing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Failure {
+    /// Steps since the totals were set, before it.
+    pub number: u64,
+    /// What is not finite.
+    pub what: &'static str,
+    /// Its value.
+    pub value: f64,
+}
+
 /// A network with its optimiser, as the loop drives it.
 pub trait Learner {
-    /// Forward and backward; gradients are left inside.
-    fn train_step(
-        &mut self,
-        batch: &Batch,
-        loss: &LossSettings,
-        thresholds: &Thresholds,
-        key: DropoutKey,
-    ) -> Result<LossReport>;
-    /// Euclidean norm of the gradients of all groups but the frozen ones.
-    fn gradient_norm(&self, frozen: &[Group]) -> Result<f64>;
-    /// Multiplies all gradients.
-    fn scale_gradients(&mut self, factor: f64) -> Result<()>;
-    /// The optimiser's step; the frozen groups stay as they are.
-    fn update(&mut self, rates: &LearningRates, frozen: &[Group]) -> Result<()>;
+    /// Forward, backward and update. Nothing waits for a GPU.
+    fn step(&mut self, input: Input<'_>, settings: &StepSettings<'_>) -> Result<()>;
+    /// What the last step gave.
+    fn report(&mut self) -> Result<LossReport>;
+    /// Losses and counts are summed from these on.
+    fn set_totals(&mut self, totals: &Totals) -> Result<()>;
+    /// Losses and counts of all steps so far, from the totals that were set on.
+    fn add_up(&mut self, totals: &mut Totals) -> Result<()>;
+    /// The first step that failed, as far as is known: on a GPU after [`Learner::add_up`].
+    fn failure(&self) -> Option<Failure>;
     /// Forward in evaluation mode.
-    fn evaluate(&self, batch: &Batch, loss: &LossSettings, thresholds: &Thresholds) -> Result<LossReport>;
+    fn evaluate(&mut self, batch: &Batch, loss: &LossSettings, thresholds: &Thresholds) -> Result<LossReport>;
     /// Probabilities' logits in evaluation mode, [B, H, W].
     fn logits(&self, batch: &Batch) -> Result<Vec<f32>>;
     /// Copies everything that a checkpoint needs.
@@ -59,6 +113,8 @@ pub trait Learner {
 pub struct Task<'a, S> {
     /// The data set.
     pub source: &'a S,
+    /// Where training reads it.
+    pub placement: &'a Placement,
     /// Training samples.
     pub train: &'a Sampler,
     /// Validation samples.
@@ -105,8 +161,8 @@ pub struct Step<'a> {
     pub position: u64,
     /// Samples of its batch.
     pub samples: usize,
-    /// Its loss.
-    pub loss: f64,
+    /// Its loss, where it was asked for: on a GPU that is where it is logged.
+    pub loss: Option<f64>,
     /// Its line of metrics.jsonl, where it is to be logged.
     pub row: Option<&'a Metrics>,
 }
@@ -124,7 +180,11 @@ pub struct EpochEnd<'a> {
     pub best: bool,
     /// Early stopping after it.
     pub stopping: &'a Stopping,
-    /// What it took, validation included (of a resumed epoch: since the start).
+    /// What its steps took (of a resumed epoch: since the start).
+    pub train_time: Duration,
+    /// What its validation took.
+    pub validation_time: Duration,
+    /// What it took in all.
     pub time: Duration,
 }
 
@@ -155,8 +215,8 @@ pub trait Observer {
     fn sync(&mut self) -> Result<()>;
     /// A checkpoint was written.
     fn checkpoint(&mut self, path: &Path, progress: &Progress) -> Result<()>;
-    /// The best weights were evaluated on `part` of the split, with breakdown.
-    fn evaluated(&mut self, part: &str, evaluation: &Evaluation) -> Result<()>;
+    /// The best weights were evaluated on `part` of the split, with breakdown; it took `time`.
+    fn evaluated(&mut self, part: &str, evaluation: &Evaluation, time: Duration) -> Result<()>;
     /// The loop ended; where it is not paused, the result of the final evaluation follows.
     fn finish(&mut self, ended: Ended, result: Option<&RunResult>) -> Result<()>;
 }
@@ -174,7 +234,7 @@ pub const BEST: &str = "best.safetensors";
 /// # Errors
 /// Those of data, device and disk; a loss or gradient that is not finite, which names step and samples and leaves the
 /// last good checkpoint; with `resume`, settings other than the run's.
-pub fn run<S: FrameSource>(
+pub fn run<S: FrameSource + Sync>(
     task: &Task<S>,
     learner: &mut impl Learner,
     observer: &mut dyn Observer,
@@ -200,11 +260,11 @@ struct Training<'a, S, L> {
     history: Vec<Metrics>,
     /// The best weights, where they are not written to the disk.
     best: Option<Saved>,
-    /// The samples of the last step.
-    samples: Vec<SampleId>,
+    /// Step and position in the epoch at which the learner's totals began.
+    first: (u64, u64),
 }
 
-impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
+impl<'a, S: FrameSource + Sync, L: Learner> Training<'a, S, L> {
     fn begin(task: &'a Task<'a, S>, learner: &'a mut L, observer: &'a mut dyn Observer, resume: bool) -> Result<Self> {
         let progress = Progress { seed: task.settings.recipe.seed, ..Progress::default() };
         let mut run = Self {
@@ -215,7 +275,7 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
             stopping: Stopping::default(),
             history: vec![],
             best: None,
-            samples: vec![],
+            first: (0, 0),
         };
         let last = task.checkpoint_dir.join(LAST);
         if resume && last.exists() {
@@ -226,6 +286,7 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
             run.stopping = checkpoint.state.stopping;
             run.history = checkpoint.state.history;
         }
+        run.begin_totals()?;
         let Progress { step, epoch, rows, .. } = run.progress;
         let steps_per_epoch = task.train.epoch(epoch).len() as u64;
         run.observer.start(&Start { step, epoch, rows, steps_per_epoch, epochs: task.settings.epochs })?;
@@ -236,58 +297,115 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
         while !self.stopping.stopped && self.progress.epoch < self.task.settings.epochs {
             let began = Instant::now();
             let batches = self.task.train.epoch(self.progress.epoch);
-            let remaining = batches.get(self.progress.position as usize..).unwrap_or_default();
-            for samples in remaining {
-                if self.task.settings.max_steps.is_some_and(|max| self.progress.step >= max) {
-                    self.save(LAST)?;
-                    return Ok(Ended::Paused);
-                }
-                self.step(samples, batches.len() as u64)?;
-                let every = self.task.settings.checkpoint_every;
-                let within = self.progress.position < batches.len() as u64;
-                if within && every > 0 && self.progress.step.is_multiple_of(every) {
-                    self.save(LAST)?;
-                }
+            if !self.steps(&batches)? {
+                self.save(LAST)?;
+                return Ok(Ended::Paused);
             }
             self.end_epoch(began)?;
         }
         Ok(if self.stopping.stopped { Ended::Early } else { Ended::Epochs })
     }
 
-    /// One optimiser step on a batch.
-    fn step(&mut self, samples: &[SampleId], steps_per_epoch: u64) -> Result<()> {
+    /// The steps of an epoch that are left; whether they were all done.
+    fn steps(&mut self, batches: &[Vec<SampleId>]) -> Result<bool> {
+        let Task { source, placement, settings, .. } = *self.task;
+        let remaining = batches.get(self.progress.position as usize..).unwrap_or_default();
+        let order = Order {
+            batches: remaining.to_vec(),
+            max_seq_len: settings.recipe.max_seq_len,
+            augment: settings.recipe.augment.clone(),
+            key: (self.progress.seed, self.progress.epoch),
+        };
+        std::thread::scope(|scope| {
+            let mut feed = Feed::new(scope, source, placement, order)?;
+            while let Some(upcoming) = feed.next()? {
+                if settings.max_steps.is_some_and(|max| self.progress.step >= max) {
+                    return Ok(false);
+                }
+                self.step(upcoming, &mut feed, batches.len() as u64)?;
+                let within = self.progress.position < batches.len() as u64;
+                let every = settings.checkpoint_every;
+                if within && every > 0 && self.progress.step.is_multiple_of(every) {
+                    self.save(LAST)?;
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    /// One optimiser step on the batch that `feed` has announced.
+    fn step(&mut self, upcoming: Upcoming, feed: &mut Feed<'_>, steps_per_epoch: u64) -> Result<()> {
         let TrainSettings { recipe, epochs, log_metrics_every, .. } = self.task.settings;
         let Progress { seed, step, epoch, .. } = self.progress;
-        let batch = assemble(self.task.source, samples, recipe.max_seq_len, &recipe.augment, (seed, epoch))?;
-        let report = self.learner.train_step(&batch, &recipe.loss, &recipe.thresholds, DropoutKey { seed, step })?;
-        self.samples = samples.to_vec();
-        self.check_finite("the loss", report.loss)?;
-        let frozen: &[Group] = if epoch < recipe.frozen_epochs { &[Group::Spatial] } else { &[] };
-        let norm = self.learner.gradient_norm(frozen)?;
-        self.check_finite("the gradient's norm", norm)?;
-        if let Some(limit) = recipe.grad_clip.filter(|limit| norm > *limit) {
-            self.learner.scale_gradients(limit / norm)?;
-        }
         let factor = recipe.schedule.factor(step, epochs * steps_per_epoch);
         let LearningRates { temporal, spatial, refinement } = recipe.rates;
         let rates =
             LearningRates { temporal: temporal * factor, spatial: spatial * factor, refinement: refinement * factor };
-        self.learner.update(&rates, frozen)?;
+        let settings = StepSettings {
+            loss: &recipe.loss,
+            thresholds: &recipe.thresholds,
+            grad_clip: recipe.grad_clip,
+            key: DropoutKey { seed, step },
+            rates: &rates,
+            frozen: if epoch < recipe.frozen_epochs { &[Group::Spatial] } else { &[] },
+        };
+        let input = match &upcoming.batch {
+            Some(batch) => Input::Host(batch),
+            None => Input::Device {
+                samples: upcoming.samples.len(),
+                history: upcoming.history,
+                grid: self.task.source.grid(),
+                fill: &mut |to| feed.fill(to),
+            },
+        };
+        self.learner.step(input, &settings)?;
+        self.check_failure()?;
 
         self.progress.step += 1;
         self.progress.position += 1;
-        self.progress.totals.add(&report, samples.len(), batch.inputs.history);
         let logged = *log_metrics_every > 0 && self.progress.step.is_multiple_of(*log_metrics_every);
-        let row = logged.then(|| self.row(step_metrics(&report, &recipe.loss, &rates)));
+        let (mut loss, mut row) = (None, None);
+        if logged {
+            self.add_up()?; // tells whether all steps so far went well
+        }
+        // On a GPU the report has to be waited for, so it is asked for where it is needed; on the CPU it is there.
+        if logged || upcoming.batch.is_some() {
+            let report = self.learner.report()?;
+            loss = Some(report.loss);
+            row = logged.then(|| self.row(step_metrics(&report, &recipe.loss, &rates)));
+        }
         let Progress { step, position, .. } = self.progress;
-        let samples = samples.len();
-        self.observer.step(&Step { step, epoch, position, samples, loss: report.loss, row: row.as_ref() })
+        let samples = upcoming.samples.len();
+        self.observer.step(&Step { step, epoch, position, samples, loss, row: row.as_ref() })
+    }
+
+    /// Brings the sums of the steps so far from the learner.
+    fn add_up(&mut self) -> Result<()> {
+        self.learner.add_up(&mut self.progress.totals)?;
+        self.check_failure()
+    }
+
+    fn check_failure(&self) -> Result<()> {
+        match self.learner.failure() {
+            None => Ok(()),
+            Some(Failure { number, what, value }) => Err(self.diverged(number, format!("{what} is {value}"))),
+        }
+    }
+
+    /// Begins the sums of an epoch, or goes on with them.
+    fn begin_totals(&mut self) -> Result<()> {
+        let Progress { step, position, .. } = self.progress;
+        self.first = (step, position);
+        self.learner.set_totals(&self.progress.totals)
     }
 
     /// Validates, decides about stopping, and saves.
     fn end_epoch(&mut self, began: Instant) -> Result<()> {
         let epoch = self.progress.epoch;
+        self.add_up()?; // waits for the steps
+        let train_time = began.elapsed();
         let validation = self.evaluate("val", &self.task.val.in_order(), false)?;
+        let validation_time = began.elapsed() - train_time;
         let mut metrics = train_epoch_metrics(&self.progress.totals);
         metrics.extend(validation_metrics(&validation));
 
@@ -302,6 +420,8 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
             validation: &validation,
             best,
             stopping: &self.stopping,
+            train_time,
+            validation_time,
             time: began.elapsed(),
         })?;
         self.preview()?;
@@ -309,6 +429,7 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
         self.progress.epoch += 1;
         self.progress.position = 0;
         self.progress.totals = Totals::default();
+        self.begin_totals()?;
         // The best one first: if the run dies between the two, the epoch is done again and it is written again.
         if best {
             if self.task.settings.save_checkpoints {
@@ -347,7 +468,7 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
 
     fn evaluate(&mut self, what: &str, batches: &[Vec<SampleId>], breakdown: bool) -> Result<Evaluation> {
         let recipe = &self.task.settings.recipe;
-        let (learner, observer) = (&*self.learner, &mut *self.observer);
+        let (learner, observer) = (&mut *self.learner, &mut *self.observer);
         evaluate(
             self.task.source,
             batches,
@@ -358,7 +479,15 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
         )
     }
 
-    /// The best weights on validation and test, one sample at a time: only so can histories and sequences be told apart.
+    /// One sample at a time: only so can histories and sequences be told apart.
+    fn evaluate_finally(&mut self, part: &str, sampler: &Sampler) -> Result<Evaluation> {
+        let began = Instant::now();
+        let evaluation = self.evaluate(part, &sampler.singly(), true)?;
+        self.observer.evaluated(part, &evaluation, began.elapsed())?;
+        Ok(evaluation)
+    }
+
+    /// The best weights on validation and test.
     fn final_evaluation(&mut self, ended: Ended) -> Result<RunResult> {
         let best = self.task.checkpoint_dir.join(BEST);
         if let Some(saved) = self.best.take() {
@@ -368,15 +497,11 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
             let checkpoint = Checkpoint::read(&best)?;
             self.learner.restore(&checkpoint, &best)?;
         }
-        let validation = self.evaluate("val", &self.task.val.singly(), true)?;
-        self.observer.evaluated("val", &validation)?;
+        let validation = self.evaluate_finally("val", self.task.val)?;
         let (split, test) = match self.task.test {
-            Some(sampler) => ("test", self.evaluate("test", &sampler.singly(), true)?),
+            Some(sampler) => ("test", self.evaluate_finally("test", sampler)?),
             None => ("val", validation.clone()),
         };
-        if split == "test" {
-            self.observer.evaluated(split, &test)?;
-        }
         let recipe = &self.task.settings.recipe;
         let threshold = chosen_threshold(&validation);
         let summary = |evaluation: &Evaluation| Summary::new(evaluation, recipe.thresholds.prediction, threshold);
@@ -411,10 +536,12 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
         if !self.task.settings.save_checkpoints {
             return Ok(());
         }
+        self.add_up()?;
         let saved = self.learner.save()?;
         // A step can leave weights that are not finite before any loss shows it: they must not replace good ones.
         if let Some((tensor, _)) = saved.weights.iter().find(|(_, t)| t.values.iter().any(|v| !v.is_finite())) {
-            return Err(self.diverged(self.progress.step, format!("it left {tensor} with values that are not finite")));
+            let problem = format!("it left {tensor} with values that are not finite");
+            return Err(self.diverged((self.progress.step - self.first.0).saturating_sub(1), problem));
         }
         self.observer.sync()?;
         let path = self.task.checkpoint_dir.join(name);
@@ -422,21 +549,16 @@ impl<'a, S: FrameSource, L: Learner> Training<'a, S, L> {
         self.observer.checkpoint(&path, &self.progress)
     }
 
-    fn check_finite(&self, what: &str, value: f64) -> Result<()> {
-        match value.is_finite() {
-            true => Ok(()),
-            false => Err(self.diverged(self.progress.step + 1, format!("{what} is {value}"))),
-        }
-    }
-
-    /// The error of a step (from 1) after which training makes no sense.
-    fn diverged(&self, step: u64, problem: String) -> Error {
+    /// The error of step `number` since the totals began, after which training makes no sense.
+    fn diverged(&self, number: u64, problem: String) -> Error {
         let last = self.task.checkpoint_dir.join(LAST);
         let mut remedy = "lower the learning rates or set train.grad_clip, and look at these samples".to_string();
         if last.exists() {
             remedy += &format!("; the last good checkpoint is {}", last.display());
         }
-        let samples = describe(self.task.source, &self.samples);
+        let (step, position) = (self.first.0 + number + 1, (self.first.1 + number) as usize);
+        let batches = self.task.train.epoch(self.progress.epoch);
+        let samples = batches.get(position).map_or_else(String::new, |samples| describe(self.task.source, samples));
         Error::failed(format_args!("step {step}"), format_args!("{problem}; its samples: {samples}"), remedy)
     }
 }

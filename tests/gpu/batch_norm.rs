@@ -1,15 +1,15 @@
 use crate::harness::{Checker, Input, compare, device, parameter};
 use emberformer::device::{Array, Device};
 use emberformer::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu};
+use emberformer::ops::conv::conv;
 use emberformer::ops::map::Map;
-use emberformer::ops::output_conv::output_conv;
 use emberformer::patch::Grid;
 use emberformer::tape::{Tape, Var};
 use emberformer::tensor::{DType, Tensor};
 use half::bf16;
 
 /// x about `offset`, γ and β. The last two are such that bf16 holds them: rounded, they would move the ReLU's bend.
-fn inputs(c: &mut Checker, map: Map, offset: f64) -> Vec<Input> {
+pub fn inputs(c: &mut Checker, map: Map, offset: f64) -> Vec<Input> {
     let plain: Vec<f64> = c.random(&[map.pixels() * map.channels]).iter().map(|x| offset + x).collect();
     let mut values = vec![0.0; map.len()];
     let lines = (0..map.batch).flat_map(|b| (0..map.height).map(move |y| map.line(b, y)));
@@ -24,7 +24,7 @@ fn inputs(c: &mut Checker, map: Map, offset: f64) -> Vec<Input> {
 }
 
 /// Running mean and variance of so many channels before the op.
-fn running(device: &Device, channels: usize) -> (Tensor, Tensor) {
+pub fn running(device: &Device, channels: usize) -> (Tensor, Tensor) {
     let mean: Vec<f64> = (0..channels).map(|i| (i % 5) as f64 * 0.2 - 0.3).collect();
     let var: Vec<f64> = (0..channels).map(|i| 0.2 + (i % 7) as f64 * 0.1).collect();
     (parameter(device, &[channels], &mean), parameter(device, &[channels], &var))
@@ -83,9 +83,8 @@ fn masks_are_appended() {
         let map = Map { batch: 2, height: grid.height(), width: grid.width(), channels, halo: 1 };
         let bits = c.bits(2 * grid.patches() * grid.words());
         let mut inputs = inputs(&mut c, map, 0.0);
-        let (weight, bias) = (c.random(&[channels + 1]), c.random(&[1]));
-        inputs.push(Input::parameter(&[1, channels + 1, 1, 1], weight));
-        inputs.push(Input::parameter(&[1], bias));
+        let shape = [8, channels + 1, 3, 3];
+        inputs.push(Input::parameter(&shape, c.random(&shape)));
         let masked = |t: &mut Tape, x: &[Var], of_batch| {
             let mask = MaskBits { grid, bits: Array::new(t.device(), bits.clone())? };
             batch_norm(t, x, of_batch, 1, Some(&mask))
@@ -94,7 +93,7 @@ fn masks_are_appended() {
             let name = format!("batch_norm with a mask of {patch}×{patch} patches after {channels} channels");
             c.check(&name, &inputs, |t, x| {
                 let y = masked(t, x, of_batch)?;
-                output_conv(t, &y, &x[3], &x[4], 1)
+                conv(t, &y, &x[3], 1)
             });
         }
         // The mask itself: exact.

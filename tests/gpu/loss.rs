@@ -1,10 +1,14 @@
 use crate::harness::{compare, device};
 use emberformer::device::{Array, Device};
 use emberformer::ops::batch_norm::MaskBits;
-use emberformer::ops::loss::{BINS, Comparison, LossReport, LossSettings, PosWeight, Thresholds, segmentation_loss};
+use emberformer::ops::loss::{
+    BINS, Comparison, LossBuffers, LossReport, LossSettings, PosWeight, Thresholds, segmentation_loss,
+    segmentation_loss_on,
+};
 use emberformer::patch::Grid;
-use emberformer::tape::Tape;
+use emberformer::tape::{Tape, Var};
 use emberformer::tensor::{DType, Tensor};
+use emberformer::train::metrics::Evaluation;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -62,13 +66,12 @@ impl Case {
         Self { grid, logits, target, last, valid }
     }
 
-    fn run(
-        &self,
-        device: &Device,
-        settings: &LossSettings,
-        thresholds: &Thresholds,
-        training: bool,
-    ) -> (LossReport, Vec<f64>) {
+    fn samples(&self) -> usize {
+        self.valid.len() / self.grid.patches()
+    }
+
+    /// Logits, and what they are compared with.
+    fn on(&self, device: &Device, training: bool) -> (Var, Comparison) {
         let grid = self.grid;
         let mask = |bits: &Vec<u64>| MaskBits { grid, bits: Array::new(device, bits.clone()).unwrap() };
         let comparison = Comparison {
@@ -78,9 +81,19 @@ impl Case {
             training,
         };
         let dtype = if matches!(device, Device::Gpu(_)) { DType::F32 } else { DType::F64 };
-        let shape = [self.valid.len() / grid.patches(), grid.height(), grid.width()];
+        let shape = [self.samples(), grid.height(), grid.width()];
         let logits = Tensor::from_host(device, dtype, &shape, self.logits.iter().copied()).unwrap();
-        let logits = Tape::new(device, false).leaf(logits);
+        (Tape::new(device, false).leaf(logits), comparison)
+    }
+
+    fn run(
+        &self,
+        device: &Device,
+        settings: &LossSettings,
+        thresholds: &Thresholds,
+        training: bool,
+    ) -> (LossReport, Vec<f64>) {
+        let (logits, comparison) = self.on(device, training);
         let run = |backward| segmentation_loss(device, &logits, &comparison, settings, thresholds, backward).unwrap();
         let (report, gradient) = run(true);
         let evaluated = run(false);
@@ -181,5 +194,74 @@ fn nothing_valid_and_no_fire_give_finite_losses() {
     case.valid.fill(false);
     for settings in &ALL {
         case.check("nothing valid", settings, &THRESHOLDS, true);
+    }
+}
+
+#[test]
+fn totals_are_what_the_host_would_add_up() {
+    let rng = &mut ChaCha8Rng::seed_from_u64(16);
+    let device = device();
+    let Device::Gpu(gpu) = &device else { return };
+    let buffers = LossBuffers::new(gpu, &THRESHOLDS).unwrap();
+    let grid = Grid { rows: 2, cols: 3, patch: 8 };
+    let cases = [vec![0.3], vec![0.1, 0.0, 0.5], vec![0.2, 0.4]].map(|b| Case::new(rng, grid, &b, off_the_edges));
+    let settings = LossSettings::FOCAL_TVERSKY;
+    let run = |case: &Case, backward| {
+        let (logits, comparison) = case.on(&device, true);
+        segmentation_loss_on(logits.value(), &comparison, &settings, backward, &buffers).unwrap()
+    };
+    for round in 0..2 {
+        let mut expected = Evaluation::default();
+        let mut terms = [0.0; 4];
+        for (i, case) in cases.iter().enumerate() {
+            let (alone, gradient) = case.run(&device, &settings, &THRESHOLDS, true);
+            let ours = run(case, true).unwrap().to_host().unwrap();
+            assert!(ours.iter().map(|x| x.to_bits()).eq(gradient.iter().map(|x| x.to_bits())), "gradient of batch {i}");
+            assert_eq!(buffers.report().unwrap(), alone, "batch {i} after others, round {round}");
+            expected.add(&alone, case.samples(), 1);
+            for (sum, term) in terms.iter_mut().zip([alone.focal, alone.tversky, alone.bce, alone.dice]) {
+                *sum += term * case.samples() as f64;
+            }
+        }
+        let totals = buffers.totals().unwrap();
+        assert_eq!((totals.batches, totals.samples, totals.first_bad), (3, 6, None));
+        assert_eq!((totals.batches, totals.samples), (expected.totals.batches, expected.totals.samples));
+        let sums = totals.sums;
+        assert_eq!(sums.loss.to_bits(), expected.totals.loss.to_bits());
+        assert_eq!([sums.focal, sums.tversky, sums.bce, sums.dice], terms);
+        assert_eq!(
+            (sums.counts, sums.growth, sums.copy_last),
+            (expected.totals.counts, expected.totals.growth, expected.totals.copy_last)
+        );
+        assert!(sums.histogram == expected.histogram && sums.growth_histogram == expected.growth_histogram);
+        buffers.reset(0.0).unwrap();
+    }
+    let empty = buffers.totals().unwrap();
+    assert_eq!((empty.batches, empty.samples, empty.sums.loss, empty.sums.counts.tn), (0, 0, 0.0, 0));
+}
+
+#[test]
+fn the_first_loss_that_is_not_finite_is_remembered() {
+    let rng = &mut ChaCha8Rng::seed_from_u64(17);
+    let device = device();
+    let Device::Gpu(gpu) = &device else { return };
+    let buffers = LossBuffers::new(gpu, &THRESHOLDS).unwrap();
+    let good = Case::new(rng, Grid { rows: 2, cols: 3, patch: 4 }, &[0.3], off_the_edges);
+    for bad_logit in [f64::NAN, f64::INFINITY] {
+        let mut bad = Case::new(rng, good.grid, &[0.3], off_the_edges);
+        bad.valid.fill(true);
+        bad.target.fill(0);
+        bad.logits[5] = bad_logit;
+        for (settings, backward) in [(LossSettings::FOCAL_TVERSKY, true), (LossSettings::BCE_DICE, false)] {
+            for case in [&good, &good, &bad, &good, &bad] {
+                let (logits, comparison) = case.on(&device, true);
+                segmentation_loss_on(logits.value(), &comparison, &settings, backward, &buffers).unwrap();
+            }
+            assert!(!buffers.report().unwrap().loss.is_finite());
+            let totals = buffers.totals().unwrap();
+            assert_eq!((totals.batches, totals.first_bad), (5, Some(2)), "{bad_logit} in {settings:?}");
+            buffers.reset(0.0).unwrap();
+            assert_eq!(buffers.totals().unwrap().first_bad, None);
+        }
     }
 }

@@ -3,9 +3,14 @@
 mod adam;
 mod attention;
 mod batch_norm;
+mod captured;
 mod conv;
 mod device;
 mod dropout;
+mod feed_forward;
+#[path = "../common/fires.rs"]
+mod fires;
+mod gather;
 #[path = "../common/golden_cases.rs"]
 mod golden_cases;
 mod gradient_norm;

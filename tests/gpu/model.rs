@@ -11,9 +11,9 @@ use emberformer::tensor::DType;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-const THRESHOLDS: Thresholds = Thresholds { prediction: 0.5, target: 0.05 };
-const RATES: LearningRates = LearningRates { temporal: 1e-3, spatial: 1e-4, refinement: 1e-3 };
-const ADAM: AdamSettings = AdamSettings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-4 };
+pub const THRESHOLDS: Thresholds = Thresholds { prediction: 0.5, target: 0.05 };
+pub const RATES: LearningRates = LearningRates { temporal: 1e-3, spatial: 1e-4, refinement: 1e-3 };
+pub const ADAM: AdamSettings = AdamSettings { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-4 };
 
 #[test]
 fn golden_cases_in_float() {
@@ -25,7 +25,7 @@ fn golden_cases_in_bf16() {
     golden_cases::check(&device(), DType::BF16);
 }
 
-fn settings() -> ModelSettings {
+pub fn settings() -> ModelSettings {
     ModelSettings {
         d_model: 16,
         heads: 2,
@@ -40,7 +40,7 @@ fn settings() -> ModelSettings {
 }
 
 /// Histories of the given lengths on a grid of 8×9 patches, some of them invalid.
-fn batch(settings: &ModelSettings, lengths: &[usize], seed: u64) -> (Inputs, Target) {
+pub fn batch(settings: &ModelSettings, lengths: &[usize], seed: u64) -> (Inputs, Target) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let grid = Grid { rows: 8, cols: 9, patch: settings.patch };
     let (b, t, n) = (lengths.len(), lengths.iter().copied().max().unwrap(), grid.patches());
@@ -84,7 +84,7 @@ fn train(
 }
 
 /// ‖a − b‖ / ‖b‖ over all tensors.
-fn distance(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
+pub fn distance(a: &[Vec<f64>], b: &[Vec<f64>]) -> f64 {
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
     let difference = norm(&mut a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| a - b));
     difference / norm(&mut b.iter().flatten().copied())

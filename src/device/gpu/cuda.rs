@@ -8,8 +8,8 @@ use cudarc::cublas::CudaBlas;
 use cudarc::cublas::result::gemm_ex;
 use cudarc::cublas::sys as blas;
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig,
-    PushKernelArg, result, sys,
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr,
+    LaunchConfig, PushKernelArg, result, sys,
 };
 use cudarc::nvrtc::Ptx;
 use std::collections::HashMap;
@@ -20,7 +20,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// A GPU with its stream and the kernels loaded.
 pub struct Cuda {
     stream: Arc<CudaStream>,
-    /// For what must not be recorded while the other is being captured.
+    /// For copies that run ahead.
+    copies: Arc<CudaStream>,
+    /// For what must not be recorded while the first is being captured.
     beside: Arc<CudaStream>,
     blas: CudaBlas,
     /// Memory of cuBLAS: with its own it could not be captured, and its split products would depend on it.
@@ -38,6 +40,16 @@ pub struct Memory {
     slice: CudaSlice<u8>,
     address: u64,
 }
+
+/// Page-locked host memory.
+pub struct Pinned {
+    address: *mut u8,
+    len: usize,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: plain memory, owned; it may be freed from any thread.
+unsafe impl Send for Pinned {}
 
 /// A parameter struct as a kernel's argument.
 #[repr(transparent)]
@@ -181,8 +193,9 @@ impl Cuda {
             ));
         }
         let stream = context.new_stream().map_err(|e| fail("gives no stream", &e))?;
+        let copies = context.new_stream().map_err(|e| fail("gives no stream", &e))?;
         let beside = context.new_stream().map_err(|e| fail("gives no stream", &e))?;
-        // SAFETY: all memory is used on this one stream, in order.
+        // SAFETY: all memory is used on the first stream, in order; the others are ordered with it by events or waits.
         unsafe { context.disable_event_tracking() };
         let mut modules = Vec::new();
         for (file, image) in images::IMAGES {
@@ -211,8 +224,19 @@ impl Cuda {
         };
         set.map_err(|e| fail("cuBLAS does not start", &e))?;
         let functions = Mutex::default();
-        let cuda =
-            Self { stream, beside, blas, _workspace: workspace, modules, functions, name, ordinal, capability, driver };
+        let cuda = Self {
+            stream,
+            copies,
+            beside,
+            blas,
+            _workspace: workspace,
+            modules,
+            functions,
+            name,
+            ordinal,
+            capability,
+            driver,
+        };
         cuda.prove()?;
         Ok(cuda)
     }
@@ -323,6 +347,62 @@ impl Cuda {
         self.synchronize()
     }
 
+    pub fn pinned(&self, bytes: usize) -> Result<Pinned> {
+        self.bind()?;
+        // SAFETY: the pointer is kept, freed once, and only seen as bytes after they were set.
+        let address = unsafe { result::malloc_host(bytes.max(1), 0) }
+            .map_err(|e| self.error(&format!("{bytes} bytes of page-locked host memory"), &e))?;
+        // SAFETY: the whole of an allocation.
+        unsafe { std::ptr::write_bytes(address.cast::<u8>(), 0, bytes) };
+        Ok(Pinned { address: address.cast(), len: bytes, context: self.stream.context().clone() })
+    }
+
+    pub fn event(&self) -> Result<CudaEvent> {
+        self.stream.context().new_event(None).map_err(|e| self.error("an event", &e))
+    }
+
+    /// Seconds that the device takes for what `work` launches.
+    pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let event = || {
+            let event = self.stream.context().new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
+            event.map_err(|e| self.error("an event", &e))
+        };
+        let (start, end) = (event()?, event()?);
+        self.record(&start)?;
+        work()?;
+        self.record(&end)?;
+        self.synchronize()?;
+        Ok(f64::from(start.elapsed_ms(&end).map_err(|e| self.error("an event's time", &e))?) * 1e-3)
+    }
+
+    /// `event` passes when all work of the kernels' stream so far is done.
+    pub fn record(&self, event: &CudaEvent) -> Result<()> {
+        event.record(&self.stream).map_err(|e| self.error("an event", &e))
+    }
+
+    /// Work of the kernels' stream from now on waits for `event`.
+    pub fn wait_for(&self, event: &CudaEvent) -> Result<()> {
+        self.stream.wait(event).map_err(|e| self.error("waiting for a copy", &e))
+    }
+
+    pub fn synchronize_event(&self, event: &CudaEvent) -> Result<()> {
+        event.synchronize().map_err(|e| self.error("waiting for a copy", &e))
+    }
+
+    /// Copies page-locked `bytes` on the second stream after `after`; `done` passes then. The bytes must stay until it does.
+    pub fn send(&self, bytes: &[u8], to: *mut c_void, after: &CudaEvent, done: &CudaEvent) -> Result<()> {
+        self.bind()?;
+        let fail = |e| self.error("copy ahead to the device", &e);
+        self.copies.wait(after).map_err(fail)?;
+        // SAFETY: within the buffer; `Sending` holds both ends until `done` has passed.
+        unsafe { result::memcpy_htod_async(to as u64, bytes, self.copies.cu_stream()) }.map_err(fail)?;
+        done.record(&self.copies).map_err(fail)
+    }
+
+    pub fn free_memory(&self) -> Result<usize> {
+        self.stream.context().mem_get_info().map(|(free, _)| free).map_err(|e| self.error("its free memory", &e))
+    }
+
     pub fn synchronize(&self) -> Result<()> {
         self.stream.synchronize().map_err(|e| self.error("waiting for the kernels", &e))?;
         // Errors met while something was dropped belong here, not to a later call.
@@ -420,6 +500,26 @@ impl Memory {
 
     pub fn address(&self) -> *mut c_void {
         self.address as *mut c_void
+    }
+}
+
+impl Pinned {
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the whole of an allocation, all of it set; `&self` keeps it from being written meanwhile.
+        unsafe { std::slice::from_raw_parts(self.address, self.len) }
+    }
+
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and nobody else has it.
+        unsafe { std::slice::from_raw_parts_mut(self.address, self.len) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.context.record_err(self.context.bind_to_thread());
+        // SAFETY: this allocation, once; no copy reads it, since `Sending` waits for its own.
+        self.context.record_err(unsafe { result::free_host(self.address.cast()) });
     }
 }
 

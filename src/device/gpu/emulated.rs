@@ -231,6 +231,15 @@ impl Drop for Memory {
     }
 }
 
+/// What the host has left, as Linux says; no limit elsewhere.
+pub fn free_memory() -> usize {
+    let kibibytes = |text: String| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()
+    };
+    std::fs::read_to_string("/proc/meminfo").ok().and_then(kibibytes).map_or(usize::MAX, |n| n.saturating_mul(1024))
+}
+
 /// `len` elements as float.
 fn values(address: *const c_void, dtype: DType, len: usize) -> Vec<f32> {
     if dtype == DType::BF16 {

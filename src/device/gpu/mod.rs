@@ -4,14 +4,18 @@
 //! (`kernels/include/params.h`, here in [`params`]) by value and nothing else. Everything runs in order on one stream, so a
 //! buffer may be taken again as soon as it is dropped.
 
+mod ahead;
 mod cuda;
 mod emulated;
 mod gemm;
 mod graph;
+mod peaks;
 
+pub use ahead::{Event, Pinned, Sending};
 pub use cuda::count;
 pub use gemm::Gemm;
 pub use graph::{Graph, Plan};
+pub use peaks::Peaks;
 
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -22,6 +26,7 @@ use gemm::Product;
 use graph::Mode;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// The Rust side of `kernels/include/params.h`, made by bindgen.
 #[allow(missing_docs, rustdoc::all, clippy::all, clippy::undocumented_unsafe_blocks)]
@@ -32,7 +37,11 @@ pub mod params {
 // SAFETY: a plain C struct of addresses and numbers without padding, as its size in params.h shows.
 unsafe impl NoUninit for params::AdamChunk {}
 // SAFETY: as above.
+unsafe impl NoUninit for params::AdamFactors {}
+// SAFETY: as above.
 unsafe impl NoUninit for params::GradientChunk {}
+// SAFETY: as above.
+unsafe impl NoUninit for params::GatherSample {}
 
 /// What build.rs compiled for GPUs.
 pub(crate) mod images {
@@ -64,7 +73,7 @@ struct Inner {
 }
 
 enum Backend {
-    Cuda(Cuda),
+    Cuda(Box<Cuda>),
     Emulated(Emulated),
 }
 
@@ -124,7 +133,7 @@ impl Gpu {
     /// # Errors
     /// One line that says what is missing: compiled kernels, the driver, the device, a matching image.
     pub fn cuda(ordinal: u32) -> Result<Self> {
-        Ok(Self::of(Backend::Cuda(Cuda::new(ordinal)?)))
+        Ok(Self::of(Backend::Cuda(Box::new(Cuda::new(ordinal)?))))
     }
 
     /// The host running the same kernels, checked: for tests.
@@ -303,10 +312,18 @@ impl Gpu {
     /// # Errors
     /// What the driver reports; within a captured step, which must not depend on the host.
     pub fn write<T: NoUninit>(&self, buffer: &Buffer, values: &[T]) -> Result<()> {
+        self.write_at(buffer, 0, values)
+    }
+
+    /// Copies `values` into a buffer from byte `offset` on.
+    ///
+    /// # Errors
+    /// As [`Gpu::write`].
+    pub fn write_at<T: NoUninit>(&self, buffer: &Buffer, offset: usize, values: &[T]) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(values);
-        assert!(bytes.len() <= buffer.bytes(), "{} bytes into {}", bytes.len(), buffer.bytes());
+        assert!(offset + bytes.len() <= buffer.bytes(), "{} bytes at {offset} of {}", bytes.len(), buffer.bytes());
         self.mode().check_host_access(self)?;
-        self.write_bytes(buffer.address(), bytes)
+        self.write_bytes(buffer.address().wrapping_byte_add(offset), bytes)
     }
 
     fn write_bytes(&self, address: *mut c_void, bytes: &[u8]) -> Result<()> {
@@ -482,6 +499,21 @@ impl Gpu {
         match &self.0.backend {
             Backend::Cuda(cuda) => cuda.synchronize(),
             Backend::Emulated(_) => Ok(()),
+        }
+    }
+
+    /// Seconds that the device takes for what `work` launches, by its own clock.
+    ///
+    /// # Errors
+    /// Those of `work`, and what the driver reports.
+    pub fn time(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        match &self.0.backend {
+            Backend::Cuda(cuda) => cuda.time(work),
+            Backend::Emulated(_) => {
+                let start = Instant::now();
+                work()?;
+                Ok(start.elapsed().as_secs_f64())
+            }
         }
     }
 

@@ -4,6 +4,8 @@
 pub mod cpu;
 mod gpu;
 
+pub use gpu::{Factors, adam_by_group};
+
 use crate::device::Device;
 use crate::tensor::Tensor;
 use crate::{Result, with_real};
@@ -35,6 +37,15 @@ pub struct Step<'a> {
     pub moments: &'a mut [Tensor; 2],
     /// The factors.
     pub update: Update,
+}
+
+/// Value, gradient, first and second moment of a parameter.
+pub type Parts<'a> = [&'a Tensor; 4];
+
+impl Step<'_> {
+    fn parts(&self) -> Parts<'_> {
+        [&*self.value, self.gradient, &self.moments[0], &self.moments[1]]
+    }
 }
 
 /// Updates values and moments in place.

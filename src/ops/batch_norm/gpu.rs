@@ -3,6 +3,7 @@
 use super::{MaskBits, Statistics};
 use crate::Result;
 use crate::device::gpu::{Gpu, Launch, params};
+use crate::ops::feature::{Feature, Pending};
 use crate::ops::map::{Map, Split, stored_channels, vector};
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Tensor};
@@ -29,6 +30,22 @@ pub fn batch_norm_relu(
         gradients.add(beta, dbeta)?;
         gradients.add(x.id(), dy)
     }))
+}
+
+/// See [`super::pending`].
+pub fn pending(
+    gpu: &Gpu,
+    x: &Var,
+    (gamma, beta): (&Var, &Var),
+    statistics: Statistics<'_>,
+    append: Option<&MaskBits>,
+) -> Result<Feature> {
+    let channels = gamma.value().len();
+    let map = Map::of(x.shape(), 1).with_channels(channels);
+    let of_batch = matches!(statistics, Statistics::Batch(..));
+    let affine = affine(gpu, &map, x.value(), (gamma.value(), beta.value()), statistics)?;
+    let (gamma, beta, mask) = (gamma.id(), beta.id(), append.cloned());
+    Ok(Feature { value: x.clone(), pending: Some(Pending { affine, gamma, beta, channels, of_batch, mask }) })
 }
 
 /// What normalises: `[4, stored(C)]`. Moves the running statistics where the batch's are used.

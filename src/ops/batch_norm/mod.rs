@@ -8,6 +8,7 @@ pub mod cpu;
 mod gpu;
 
 use crate::device::{Array, Device};
+use crate::ops::feature::Feature;
 use crate::ops::map::Map;
 use crate::patch::Grid;
 use crate::tape::{Tape, Var};
@@ -36,6 +37,22 @@ impl MaskBits {
     pub fn window(&self, b: usize) -> &[u64] {
         let len = self.grid.patches() * self.grid.words();
         &self.bits.host()[b * len..][..len]
+    }
+}
+
+/// Batch norm + ReLU of a map with a border for a reader that applies them itself: on a GPU only the statistics are made, on
+/// the CPU the map is normalised.
+pub fn pending(
+    tape: &mut Tape,
+    x: &Var,
+    gamma: &Var,
+    beta: &Var,
+    statistics: Statistics<'_>,
+    append: Option<&MaskBits>,
+) -> Result<Feature> {
+    match tape.device().clone() {
+        Device::Cpu(_) => Ok(batch_norm_relu(tape, x, gamma, beta, statistics, 1, append)?.into()),
+        Device::Gpu(gpu) => gpu::pending(&gpu, x, (gamma, beta), statistics, append),
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod gpu;
 
+pub use gpu::{GradientReport, GradientState, gradient_clip};
+
 use crate::device::Device;
 use crate::device::cpu::Real;
 use crate::tensor::Tensor;

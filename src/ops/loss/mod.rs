@@ -8,6 +8,7 @@ use crate::ops::batch_norm::MaskBits;
 use crate::tape::Var;
 use crate::tensor::Tensor;
 use crate::{Result, with_real};
+pub use gpu::{LossBuffers, LossTotals, segmentation_loss_on};
 use serde::{Deserialize, Serialize};
 
 /// Which loss, with its weights and parameters (SPEC §3).
@@ -140,7 +141,7 @@ pub struct Comparison {
 ///
 /// With p = σ(z), over valid pixels: focal (T.-Y. Lin et al., 2017), Tversky (S. S. M. Salehi et al., 2017) with soft sums
 /// per sample and smoothing 1, cross-entropy, and √Dice over the samples that have fire. All computed from the logits,
-/// stable for |z| ≤ 1e4; sums in double precision (on a GPU those within a block of 4096 pixels in float).
+/// stable for |z| ≤ 1e4; sums in double precision (on a GPU those within a block of pixels in float).
 pub fn segmentation_loss(
     device: &Device,
     logits: &Var,
@@ -152,7 +153,9 @@ pub fn segmentation_loss(
     let cpu = match device {
         Device::Cpu(cpu) => cpu,
         Device::Gpu(gpu) => {
-            return gpu::segmentation_loss(gpu, logits.value(), comparison, settings, thresholds, backward);
+            let buffers = LossBuffers::new(gpu, thresholds)?;
+            let gradient = segmentation_loss_on(logits.value(), comparison, settings, backward, &buffers)?;
+            return Ok((buffers.report()?, gradient));
         }
     };
     with_real!(logits.value().dtype(), E => {

@@ -81,6 +81,10 @@ struct Toy {
     validated: Cell<u64>,
     frozen_steps: u64,
     largest_gradient: f32,
+    totals: Totals,
+    before: u64,
+    last: Option<LossReport>,
+    failure: Option<Failure>,
 }
 
 impl Toy {
@@ -97,10 +101,14 @@ impl Toy {
             validated: Cell::new(0),
             frozen_steps: 0,
             largest_gradient: 0.0,
+            totals: Totals::default(),
+            before: 0,
+            last: None,
+            failure: None,
         }
     }
 
-    fn report(&self, loss: f64, tp: u64) -> LossReport {
+    fn loss_report(&self, loss: f64, tp: u64) -> LossReport {
         LossReport {
             loss,
             focal: 0.0,
@@ -117,31 +125,31 @@ impl Toy {
 }
 
 impl Learner for Toy {
-    fn train_step(
-        &mut self,
-        batch: &Batch,
-        _loss: &LossSettings,
-        _thresholds: &Thresholds,
-        key: DropoutKey,
-    ) -> Result<LossReport> {
+    fn step(&mut self, input: Input<'_>, settings: &StepSettings<'_>) -> Result<()> {
+        let StepSettings { key, rates, frozen, grad_clip, .. } = *settings;
+        let Input::Host(batch) = input else { panic!("the toy computes on the host") };
         assert_eq!(key.step, self.steps);
         let seen: usize = batch.samples.iter().map(|s| 7 * s.sequence + s.k).sum();
         let pull = seen as f32 / 100.0 + (key.step as f32).sin();
         self.gradient = self.weights.iter().map(|w| w - pull).collect();
-        if self.bad_gradient_at == Some(key.step) {
-            self.gradient[2] = f32::NAN;
+        let loss = f64::from(self.gradient[0].powi(2));
+        let report = self.loss_report(loss, seen as u64);
+        let number = self.totals.batches - self.before;
+        let fails = |what| Some(Failure { number, what, value: f64::NAN });
+        if self.bad_loss_at == Some(key.step) {
+            self.failure = fails("the loss");
+        } else if self.bad_gradient_at == Some(key.step) {
+            self.failure = fails("the gradient's norm");
         }
-        let loss = if self.bad_loss_at == Some(key.step) { f64::NAN } else { f64::from(self.gradient[0].powi(2)) };
-        Ok(self.report(loss, seen as u64))
-    }
-    fn gradient_norm(&self, _frozen: &[Group]) -> Result<f64> {
-        Ok(self.gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt())
-    }
-    fn scale_gradients(&mut self, factor: f64) -> Result<()> {
-        self.gradient.iter_mut().for_each(|g| *g *= factor as f32);
-        Ok(())
-    }
-    fn update(&mut self, rates: &LearningRates, frozen: &[Group]) -> Result<()> {
+        self.totals.add(&report, batch.samples.len(), batch.inputs.history);
+        self.last = Some(report);
+        if self.failure.is_some() {
+            return Ok(());
+        }
+        let norm = self.gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+        if let Some(limit) = grad_clip.filter(|limit| norm > *limit) {
+            self.gradient.iter_mut().for_each(|g| *g *= (limit / norm) as f32);
+        }
         self.steps += 1;
         self.frozen_steps += frozen.contains(&Group::Spatial) as u64;
         for i in 0..4 {
@@ -154,10 +162,24 @@ impl Learner for Toy {
         }
         Ok(())
     }
-    fn evaluate(&self, batch: &Batch, _loss: &LossSettings, _thresholds: &Thresholds) -> Result<LossReport> {
+    fn report(&mut self) -> Result<LossReport> {
+        Ok(self.last.clone().expect("a step"))
+    }
+    fn set_totals(&mut self, totals: &Totals) -> Result<()> {
+        (self.totals, self.before) = (*totals, totals.batches);
+        Ok(())
+    }
+    fn add_up(&mut self, totals: &mut Totals) -> Result<()> {
+        *totals = self.totals;
+        Ok(())
+    }
+    fn failure(&self) -> Option<Failure> {
+        self.failure
+    }
+    fn evaluate(&mut self, batch: &Batch, _loss: &LossSettings, _thresholds: &Thresholds) -> Result<LossReport> {
         let epoch = self.validated.get() as usize;
         self.validated.set(epoch as u64 + 1);
-        Ok(self.report(
+        Ok(self.loss_report(
             f64::from(self.weights[1].abs()),
             self.f1.get(epoch).copied().unwrap_or(batch.samples.len() as u64),
         ))
@@ -221,7 +243,7 @@ impl Observer for Lines {
         assert!(path.exists());
         Ok(())
     }
-    fn evaluated(&mut self, part: &str, evaluation: &Evaluation) -> Result<()> {
+    fn evaluated(&mut self, part: &str, evaluation: &Evaluation, _time: Duration) -> Result<()> {
         let told_apart: u64 = evaluation.by_sequence.values().map(|totals| totals.samples).sum();
         assert_eq!(told_apart, evaluation.totals.samples);
         self.evaluated.push(part.to_string());
@@ -303,6 +325,7 @@ fn train(folder: &Path, settings: &TrainSettings, toy: &mut Toy, lines: &mut Lin
     };
     let task = Task {
         source: &fires,
+        placement: &Placement::Host,
         train: &learn,
         val: &val,
         test: Some(&test),
