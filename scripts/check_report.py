@@ -152,7 +152,7 @@ def contrast(browser, foreground, background):
     """By WCAG 2, of two CSS colours."""
     def luminance(colour):
         rgb = browser.run(f"""(() => {{ const c = document.createElement("canvas").getContext("2d");
-            c.fillStyle = getComputedStyle(document.documentElement).getPropertyValue({json.dumps(colour)}).trim();
+            c.fillStyle = getComputedStyle(document.querySelector("#f1 > svg")).getPropertyValue({json.dumps(colour)}).trim();
             c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data].slice(0, 3); }})()""")
         r, g, b = (v / 255 / 12.92 if v / 255 <= 0.04045 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in rgb)
         return 0.2126 * r + 0.7152 * g + 0.0722 * b
@@ -228,7 +228,7 @@ def check_looks(browser, pictures):
     for scheme in ["light", "dark"]:
         browser.size(1280, 900, scheme)
         browser.screenshot(pictures / f"desktop_{scheme}.png")
-        for ground in ["--ground", "--panel"]:
+        for ground in ["--ground", "--panel", "--plot-background"]:
             for text in ["--ink", "--soft", "--accent"]:
                 check(contrast(browser, text, ground) >= 4.5, f"contrast of {text} on {ground} in {scheme}", contrast(browser, text, ground))
         for i in range(6):

@@ -134,7 +134,7 @@
             r: s.symbol ? 6 : 3, symbol: s.symbol ?? "circle", fillOpacity: s.faint ? .55 : 1,
           }),
         ]),
-        Plot.tip(flat, Plot.pointer({ x: "a", y: "b", title: (d) => `${d.name}\n${d.text}`, fontSize: 12 })),
+        Plot.tip(flat, Plot.pointer({ x: "a", y: "b", title: (d) => `${d.name}\n${d.text}`, fontSize: 12, lineHeight: 1.2 })),
       ].filter(Boolean);
       const svg = Plot.plot({
         width, height, marginLeft: 52, marginRight: 12, marginBottom: 36, className: "chart",
@@ -586,7 +586,8 @@
       });
       return el("label", { for: `run-${run.i}` }, box, swatch(run.i), run.label);
     });
-    return el("fieldset", { id: "runs-shown" }, el("legend", {}, "Runs in charts and tables below"), boxes);
+    return el("div", { id: "runs-shown", role: "group", "aria-labelledby": "runs-shown-label" },
+      el("span", { id: "runs-shown-label" }, "Runs in charts and tables below:"), boxes);
   }
 
   function begin() {
