@@ -33,6 +33,7 @@ use emberformer::ops::output_conv::output_conv;
 use emberformer::ops::pyramid::{average_pool, resize_sum};
 use emberformer::ops::refinement_input::{concat, to_map};
 use emberformer::ops::residual_norm::residual_norm;
+use emberformer::ops::self_attention::{Dropouts, Weights, self_attention};
 use emberformer::ops::slice::last_step;
 use emberformer::ops::token_embedding::{Tokens, token_embedding};
 use emberformer::ops::up_conv::up_conv;
@@ -223,6 +224,13 @@ fn temporal(c: &mut Criterion) {
         let [inner, outer] = [Some(DROP), Some(Dropout { site: 1, ..DROP })];
         let layer = Layer { w1: &x[1], b1: &x[2], w2: &x[3], b2: &x[4], gamma: &x[5], beta: &x[6], inner, outer };
         feed_forward(t, &x[0], &layer)
+    });
+    let layer = [A(&[R, T, D]), P(&[3 * D, D]), P(&[3 * D]), P(&[D, D]), P(&[D]), P(&[D]), P(&[D])];
+    on.bench(c, "self_attention", on.activations(2 * R * T * D), &layer, |t, x| {
+        let [in_weight, in_bias, out_weight, out_bias, gamma, beta] = [1, 2, 3, 4, 5, 6].map(|i| x[i].clone());
+        let weights = Weights { in_weight, in_bias, out_weight, out_bias, gamma, beta };
+        let dropouts = Dropouts { probabilities: Some(DROP), residual: Some(Dropout { site: 1, ..DROP }) };
+        self_attention(t, &x[0], &weights, &valid, 4, false, dropouts)
     });
     on.bench(c, "slice: last_step", on.activations(2 * R * D), &[A(&[R, T, D])], |t, x| last_step(t, &x[0]));
     on.bench(c, "dropout", on.activations(2 * R * 256), &[A(&[R, 256])], |t, x| dropout(t, &x[0], Some(DROP)));

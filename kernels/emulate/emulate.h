@@ -188,6 +188,10 @@ template <typename T> T from_lane(const unsigned char *slots, unsigned lane) {
 }
 } // namespace emulate
 
+inline void __syncwarp() {
+    const unsigned char nothing = 0;
+    emulate::exchange("__syncwarp", 0xffffffffu, &nothing, sizeof(nothing));
+}
 template <typename T> T __shfl_sync(unsigned mask, T value, int lane) {
     const unsigned char *slots = emulate::exchange("__shfl_sync", mask, &value, sizeof(value));
     return emulate::from_lane<T>(slots, static_cast<unsigned>(lane) % 32);

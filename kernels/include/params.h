@@ -184,6 +184,58 @@ typedef struct AttentionBackward {
 } AttentionBackward;
 SIZE(AttentionBackward, 128);
 
+// ---- self_attention ----
+
+// Width 64, bf16.
+typedef struct SelfAttention {
+    const void *x; // [R, T, 64]
+    const float *in_weight; // [192, 64]: queries, keys, values
+    const float *in_bias; // [192]
+    const float *out_weight; // [64, 64]
+    const float *out_bias; // [64]
+    const float *gamma; // [64]
+    const float *beta; // [64]
+    const unsigned char *valid; // [B, T]
+    unsigned int rows; // R = B·N
+    unsigned int patches; // N
+    unsigned int steps; // T, at most 32
+    unsigned int reciprocal; // ⌊2^16 / T⌋ + 1
+    unsigned int tile_patches; // ⌊32 / T⌋
+    unsigned int heads;
+    float scale; // 1 / √head size
+    unsigned int unused;
+    Dropout probabilities;
+    Dropout residual;
+} SelfAttention;
+SIZE(SelfAttention, 160);
+
+typedef struct SelfAttentionForward {
+    void *y; // [R, Tq, 64], Tq = T or 1
+    SelfAttention layer;
+} SelfAttentionForward;
+SIZE(SelfAttentionForward, 168);
+
+typedef struct SelfAttentionBackward {
+    void *dx; // [R, T, 64]
+    const void *dy; // [R, Tq, 64]
+    float *partials; // [blocks, 16768]: gradients of in_weight, in_bias, out_weight, out_bias, gamma, beta
+    SelfAttention layer;
+} SelfAttentionBackward;
+SIZE(SelfAttentionBackward, 184);
+
+// The partials summed over the blocks.
+typedef struct SelfAttentionSums {
+    float *in_weight;
+    float *in_bias;
+    float *out_weight;
+    float *out_bias;
+    float *gamma;
+    float *beta;
+    const float *partials;
+    unsigned int blocks;
+} SelfAttentionSums;
+SIZE(SelfAttentionSums, 64);
+
 // ---- linear ----
 
 // y += bias in every row

@@ -2,7 +2,6 @@
 
 use super::{DeviceInputs, EmberFormer, FireEmbedding, ModelSettings, Parameters};
 use crate::Result;
-use crate::ops::attention::attention;
 use crate::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu, pending};
 use crate::ops::conv::conv;
 use crate::ops::dropout::{Dropout, DropoutKey, dropout};
@@ -14,7 +13,8 @@ use crate::ops::output_conv::output_conv;
 use crate::ops::pyramid::{average_pool, resize_sum};
 use crate::ops::refinement_input::{concat, to_map};
 use crate::ops::residual_norm::residual_norm;
-use crate::ops::slice::{last_step, slice};
+use crate::ops::self_attention::{Dropouts, Weights, self_attention};
+use crate::ops::slice::slice;
 use crate::ops::token_embedding::{Tokens, token_embedding};
 use crate::ops::up_conv::up_conv;
 use crate::tape::{Tape, Var};
@@ -109,26 +109,16 @@ impl<'a> Pass<'a> {
         for l in 0..self.settings.layers {
             let name = |part: &str| format!("temporal_transformer.transformer.layers.{l}.{part}");
             let last = l + 1 == self.settings.layers;
-            let (rows, steps) = (x.shape()[0], x.shape()[1]);
-            let (weight, bias) =
-                (self.var(&name("self_attn.in_proj_weight")), self.var(&name("self_attn.in_proj_bias")));
-            let parts = [0..d, d..3 * d].map(|range| {
-                let w = slice(&mut self.tape, &weight, range.clone(), 0..d)?;
-                Ok((w, slice(&mut self.tape, &bias, range, 0..1)?))
-            });
-            let [q_part, kv_part] = parts;
-            let ((wq, bq), (wkv, bkv)) = (q_part?, kv_part?);
-            let kv = linear(&mut self.tape, &x, &wkv, Some(&bkv), Activation::Identity)?; // [R, T, 2d]
-            if last {
-                x = last_step(&mut self.tape, &x)?; // [R, d]
-                x = self.tape.reshape(&x, &[rows, 1, d]);
-            }
-            let q = linear(&mut self.tape, &x, &wq, Some(&bq), Activation::Identity)?; // [R, T or 1, d]
-            debug_assert_eq!(kv.shape(), [rows, steps, 2 * d]);
-            let drop = self.drop(p, 4 * l);
-            let attended = attention(&mut self.tape, &q, &kv, &valid, self.settings.heads, drop)?;
-            let attended = self.layer(&attended, &name("self_attn.out_proj"), Activation::Identity)?;
-            x = self.norm(&x, &attended, &name("norm1"), 4 * l + 1)?;
+            let weights = Weights {
+                in_weight: self.var(&name("self_attn.in_proj_weight")),
+                in_bias: self.var(&name("self_attn.in_proj_bias")),
+                out_weight: self.var(&name("self_attn.out_proj.weight")),
+                out_bias: self.var(&name("self_attn.out_proj.bias")),
+                gamma: self.var(&name("norm1.weight")),
+                beta: self.var(&name("norm1.bias")),
+            };
+            let dropouts = Dropouts { probabilities: self.drop(p, 4 * l), residual: self.drop(p, 4 * l + 1) };
+            x = self_attention(&mut self.tape, &x, &weights, &valid, self.settings.heads, last, dropouts)?; // [R, T or 1, d]
             let parameters =
                 ["linear1.weight", "linear1.bias", "linear2.weight", "linear2.bias", "norm2.weight", "norm2.bias"];
             let [w1, b1, w2, b2, gamma, beta] = &parameters.map(|part| self.var(&name(part)));
@@ -137,12 +127,6 @@ impl<'a> Pass<'a> {
         }
         let (rows, steps) = (x.shape()[0], x.shape()[1]);
         Ok(self.tape.reshape(&x, &[rows, steps * d]))
-    }
-
-    fn norm(&mut self, x: &Var, residual: &Var, name: &str, site: usize) -> Result<Var> {
-        let (gamma, beta) = (self.var(&format!("{name}.weight")), self.var(&format!("{name}.bias")));
-        let drop = self.drop(self.settings.dropout, site);
-        residual_norm(&mut self.tape, x, residual, &gamma, &beta, drop)
     }
 
     fn batch_norm(&mut self, x: &Var, name: &str, halo: usize, append: Option<&MaskBits>) -> Result<Var> {

@@ -21,6 +21,7 @@ pub mod output_conv;
 pub mod pyramid;
 pub mod refinement_input;
 pub mod residual_norm;
+pub mod self_attention;
 pub mod slice;
 pub mod token_embedding;
 pub mod up_conv;

@@ -23,6 +23,7 @@ mod pyramid;
 mod real_size;
 mod refinement_input;
 mod residual_norm;
+mod self_attention;
 mod slice;
 mod token_embedding;
 mod up_conv;
