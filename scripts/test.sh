@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every check of this repository: format, lints, documentation, release build, all tests, those of the GPU kernels on the
-# emulated device included, and what runs leave for other programs. Needs a Rust toolchain, a C++ compiler, and python3 with pip.
+# emulated device included, the report in a browser, and what runs leave for TensorBoard and Weights & Biases. Needs a Rust
+# toolchain, a C++ compiler, python3 with pip, and Chromium, which is installed where apt-get can.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,3 +26,4 @@ RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --document-private-
 step cargo build --locked --release
 step cargo test --locked
 step ./scripts/check_tracking.sh
+step ./scripts/check_report.sh

@@ -1,6 +1,9 @@
 //! `emberformer train`
 
-use crate::cli::setup::{Parts, crop, describe_data, device, grouped, open_store, sequence_ids, write_picture};
+use crate::cli::print;
+use crate::cli::setup::{
+    Parts, crop, describe_data, device, grouped, open_store, report_line, sequence_ids, wind, write_picture,
+};
 use crate::config::{Config, Loaded};
 use crate::data::batch::Batch;
 use crate::data::resident::Placement;
@@ -9,7 +12,7 @@ use crate::data::store::Store;
 use crate::device::Device;
 use crate::model::{Inputs, ModelSettings};
 use crate::ops::loss::LossSettings;
-use crate::report::pictures::triptych;
+use crate::report::pictures::{Panels, picture};
 use crate::tensor::DType;
 use crate::track::console::Console;
 use crate::track::folder::{Expected, RunFolder, expand_name};
@@ -102,6 +105,7 @@ pub fn run(args: Args) -> Result<()> {
     });
     let about = About {
         device: device.describe(),
+        compute: precision.name().into(),
         parameters: model.parameter_counts().total(),
         loss: settings.recipe.loss,
         expected: Expected {
@@ -117,9 +121,9 @@ pub fn run(args: Args) -> Result<()> {
     };
     let checkpoint_dir = folder.path("checkpoints");
     let tracker = Tracker::new(folder.clone(), about, device.clone(), Console::new(args.quiet))?;
-    let (height, width) = store.window();
-    let mut tracker = tracker
-        .with_preview(Box::new(move |folder, _, batch, logits| draw_preview(folder, batch, logits, height, width)));
+    let mut tracker = tracker.with_preview(Box::new(|folder, epoch, batch, logits| {
+        draw_preview(config, &store, folder, epoch, batch, logits)
+    }));
     tracker.line(&format!("run     {}", folder.root().display()))?;
     tracker.line(&format!("device  {}", device.describe()))?;
     tracker.line(&format!("compute {}", precision.name()))?;
@@ -144,7 +148,14 @@ pub fn run(args: Args) -> Result<()> {
         settings: &settings,
         checkpoint_dir,
     };
-    train(&task, &mut engine, &mut tracker, args.resume).map(|_| ()).inspect_err(|e| tracker.failed(e))
+    train(&task, &mut engine, &mut tracker, args.resume).inspect_err(|e| tracker.failed(e))?;
+    // Its lock would show the run as one that still trains.
+    drop(tracker);
+    let line = report_line(&[folder.root().to_path_buf()], &folder.path("report.html"));
+    match line {
+        Some(line) if !args.quiet => print(&line),
+        _ => Ok(()),
+    }
 }
 
 /// What tells a run from others at a glance.
@@ -256,17 +267,32 @@ fn banner(
     lines
 }
 
-/// Writes the samples of a batch as pictures of prediction, truth and last frame.
-fn draw_preview(folder: &Path, batch: &Batch, logits: &[f32], height: usize, width: usize) -> Result<()> {
+/// Writes the samples of a batch as pictures of prediction, truth, last frame and errors.
+fn draw_preview(
+    config: &Config,
+    store: &Store,
+    folder: &Path,
+    epoch: u64,
+    batch: &Batch,
+    logits: &[f32],
+) -> Result<()> {
     let Inputs { grid, history, frames, .. } = &batch.inputs;
+    let (height, width) = store.window();
     let words = grid.patches() * grid.words();
     let mask = |bits: &[u64]| crop(*grid, height, width, grid.unpack(bits).into_iter());
-    for (b, z) in logits.chunks_exact(grid.pixels()).enumerate() {
-        let probability = crop(*grid, height, width, z.iter().map(|z| 1.0 / (1.0 + (-z).exp())));
-        let last = mask(&frames[((b + 1) * history - 1) * words..][..words]);
-        let truth = mask(&batch.target.bits[b * words..][..words]);
-        let picture = triptych(&probability, Some(&truth), &last, height, width, None);
-        write_picture(&folder.join(format!("sample_{b}.png")), &picture)?;
+    for (b, (sample, z)) in batch.samples.iter().zip(logits.chunks_exact(grid.pixels())).enumerate() {
+        let (id, frame) = (&store.sequences()[sample.sequence].id, sample.k + 1);
+        let picture = picture(&Panels {
+            heading: &format!("{id}, frame {frame}, after epoch {}", epoch + 1),
+            prediction: &crop(*grid, height, width, z.iter().map(|z| 1.0 / (1.0 + (-z).exp()))),
+            threshold: config.thresholds().prediction,
+            target: Some(&mask(&batch.target.bits[b * words..][..words])),
+            last_frame: &mask(&frames[((b + 1) * history - 1) * words..][..words]),
+            height,
+            width,
+            wind: wind(store, config.data.wind_direction, *sample),
+        });
+        write_picture(&folder.join(format!("{id}_frame_{frame:03}.png")), &picture)?;
     }
     Ok(())
 }

@@ -1,8 +1,9 @@
-//! A run's folder and all that is written about a run: metrics.jsonl, the log, the terminal, TensorBoard's event files and
-//! Weights & Biases' offline runs.
+//! What a run leaves in its folder, for this program and for others, and what a person sees while it goes on.
 
 pub mod console;
 pub mod folder;
+pub mod machine;
+pub mod record;
 mod sink;
 mod system;
 mod tensorboard;

@@ -1,30 +1,35 @@
-//! The training loop's observer: writes metrics.jsonl, train.log and result.json, hands all of it to the programs that
-//! show runs, and shows progress.
+//! The training loop's observer: writes metrics.jsonl, the records beside it, train.log and result.json, hands all of it to
+//! the programs that show runs, and shows progress.
 
 use crate::data::batch::Batch;
 use crate::device::Device;
 use crate::ops::loss::LossSettings;
 use crate::storage::write_whole;
 use crate::track::console::{self, Console};
-use crate::track::folder::{Expected, FinishedRun, RESULT_VERSION, RunFolder};
+use crate::track::folder::{Expected, FinishedRun, PREVIEWS, RESULT_VERSION, RunFolder};
+use crate::track::machine::Machine;
+use crate::track::record::{EVALUATIONS, EpochTime, Evaluated, Started, TIMING, Timing, now};
 use crate::track::sink::{End, Line, Picture, Sink};
 use crate::track::tensorboard::TensorBoard;
 use crate::track::wandb::{self, Wandb};
 use crate::train::checkpoint::Progress;
 use crate::train::evaluate::RunResult;
-use crate::train::metrics::{Metrics, Totals};
+use crate::train::metrics::{Evaluation, Metrics, Totals};
 use crate::train::run::{Ended, EpochEnd, Observer, Start, Step};
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What the tracker is told about the run, for its log and its result.
 #[derive(Debug, Clone)]
 pub struct About {
     /// What it runs on.
     pub device: String,
+    /// What it computes in.
+    pub compute: String,
     /// Trainable parameters.
     pub parameters: u64,
     /// Its loss.
@@ -39,11 +44,11 @@ pub struct About {
     pub wandb: Option<wandb::Settings>,
 }
 
-/// Draws a preview: the images folder, the epoch, a batch and its logits.
-pub type Preview = Box<dyn FnMut(&Path, u64, &Batch, &[f32]) -> Result<()>>;
+/// Draws a preview: the folder for its pictures, the epoch, a batch and its logits.
+pub type Preview<'a> = Box<dyn FnMut(&Path, u64, &Batch, &[f32]) -> Result<()> + 'a>;
 
 /// Writes a run's files and shows its progress.
-pub struct Tracker {
+pub struct Tracker<'a> {
     folder: RunFolder,
     about: About,
     device: Device,
@@ -51,17 +56,19 @@ pub struct Tracker {
     metrics: File,
     /// Lines of metrics.jsonl.
     rows: u64,
+    evaluations: File,
+    timing: File,
     log: File,
     began: Instant,
+    /// Samples that this process's steps saw of the epoch that is under way.
+    samples: u64,
     epochs: u64,
     steps_per_epoch: u64,
     /// Steps done in all.
     step: u64,
-    /// The epoch that is under way, and the samples seen of it.
-    seen: (u64, u64),
     /// The last step's loss that is known.
     loss: Option<f64>,
-    preview: Option<Preview>,
+    preview: Option<Preview<'a>>,
     /// Where else the run is written.
     sinks: Vec<Box<dyn Sink>>,
     /// Lines of the log, until the run begins.
@@ -70,7 +77,7 @@ pub struct Tracker {
     pictures: Vec<Picture>,
 }
 
-impl Tracker {
+impl<'a> Tracker<'a> {
     /// Opens the run's files. The log is locked, so that two processes cannot write one run.
     ///
     /// # Errors
@@ -82,24 +89,30 @@ impl Tracker {
             file.map_err(|e| Error::io(&path, "cannot write", &e))
         };
         let log = open("train.log")?;
-        if let Err(TryLockError::WouldBlock) = log.try_lock() {
+        // A reader that looks whether the run is being written holds the lock for a moment.
+        let taken = (0..5).all(|attempt| {
+            std::thread::sleep(Duration::from_millis(10 * attempt));
+            matches!(log.try_lock(), Err(TryLockError::WouldBlock))
+        });
+        if taken {
             let remedy = "wait for it to end, or start another run with --name";
             return Err(Error::failed(folder.root().display(), "another process is writing this run", remedy));
         }
-        let metrics = open("metrics.jsonl")?;
         Ok(Self {
+            metrics: open("metrics.jsonl")?,
+            evaluations: open(EVALUATIONS)?,
+            timing: open(TIMING)?,
+            log,
             folder,
             about,
             device,
             console,
-            metrics,
             rows: 0,
-            log,
             began: Instant::now(),
+            samples: 0,
             epochs: 0,
             steps_per_epoch: 0,
             step: 0,
-            seen: (0, 0),
             loss: None,
             preview: None,
             sinks: Vec::new(),
@@ -109,7 +122,7 @@ impl Tracker {
     }
 
     /// Sets what draws previews.
-    pub fn with_preview(self, preview: Preview) -> Self {
+    pub fn with_preview(self, preview: Preview<'a>) -> Self {
         Self { preview: Some(preview), ..self }
     }
 
@@ -194,11 +207,7 @@ impl Tracker {
 
     /// Writes a line of metrics.jsonl; returns which one it is.
     fn metrics_line(&mut self, row: &Metrics) -> Result<u64> {
-        let path = self.folder.path("metrics.jsonl");
-        let mut line = serde_json::to_vec(row)
-            .map_err(|e| Error::failed(path.display(), e, "this is a defect; please report it"))?;
-        line.push(b'\n');
-        self.metrics.write_all(&line).map_err(|e| Error::io(&path, "cannot write", &e))?;
+        append(&mut self.metrics, &self.folder.path("metrics.jsonl"), row)?;
         self.rows += 1;
         Ok(self.rows - 1)
     }
@@ -206,6 +215,39 @@ impl Tracker {
     /// The most bytes that were ever in use on the GPU.
     fn gpu_memory(&self) -> Option<usize> {
         matches!(self.device, Device::Gpu(_)).then(|| self.device.memory().1)
+    }
+
+    fn evaluations_line(&mut self, part: &str, epoch: Option<u64>, evaluation: &Evaluation) -> Result<()> {
+        let line = Evaluated { part: part.into(), epoch, evaluation: evaluation.clone() };
+        append(&mut self.evaluations, &self.folder.path(EVALUATIONS), &line)
+    }
+
+    fn timing_line(&mut self, line: &Timing) -> Result<()> {
+        append(&mut self.timing, &self.folder.path(TIMING), line)
+    }
+
+    /// Cuts evaluations.jsonl back to the epochs before `epoch`.
+    fn truncate_evaluations(&mut self, epoch: u64) -> Result<()> {
+        #[derive(Deserialize)]
+        struct Line {
+            epoch: Option<u64>,
+        }
+        let path = self.folder.path(EVALUATIONS);
+        let io = |e: &std::io::Error| Error::io(&path, "cannot cut back", e);
+        let mut reader = BufReader::new(&self.evaluations);
+        reader.seek(SeekFrom::Start(0)).map_err(|e| io(&e))?;
+        let (mut length, mut line) = (0, Vec::new());
+        loop {
+            line.clear();
+            let read = reader.read_until(b'\n', &mut line).map_err(|e| io(&e))? as u64;
+            let earlier = |line: Line| line.epoch.is_some_and(|e| e < epoch);
+            // What cannot be read is the end of a line that was being written.
+            if line.last() != Some(&b'\n') || !serde_json::from_slice(&line).is_ok_and(earlier) {
+                break;
+            }
+            length += read;
+        }
+        self.evaluations.set_len(length).map_err(|e| io(&e))
     }
 
     /// Cuts metrics.jsonl back to its first `rows` lines.
@@ -234,14 +276,27 @@ fn given_up(name: &str, error: &Error) -> String {
     format!("{error}; training goes on without {name}")
 }
 
+/// Appends a line of JSON.
+fn append(file: &mut File, path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut line = serde_json::to_vec(value)
+        .map_err(|e| Error::failed(path.display(), e, "this is a defect; please report it"))?;
+    line.push(b'\n');
+    file.write_all(&line).map_err(|e| Error::io(path, "cannot write", &e))
+}
+
 fn number(row: &Metrics, name: &str) -> f64 {
     row.get(name).and_then(|v| v.as_f64()).unwrap_or(f64::NAN)
 }
 
-impl Observer for Tracker {
+impl Observer for Tracker<'_> {
     fn start(&mut self, start: &Start) -> Result<()> {
         self.truncate_metrics(start.rows)?;
         (self.rows, self.step) = (start.rows, start.step);
+        self.truncate_evaluations(start.epoch)?;
+        let About { device, compute, parameters, .. } = self.about.clone();
+        let (time, version, machine) = (now(), env!("CARGO_PKG_VERSION").to_string(), Machine::this());
+        let started = Started { time, step: start.step, version, device, compute, parameters, machine };
+        self.timing_line(&Timing::Start(Box::new(started)))?;
         (self.epochs, self.steps_per_epoch) = (start.epochs, start.steps_per_epoch);
         self.open_sinks(start.step);
         if start.step > 0 {
@@ -257,16 +312,13 @@ impl Observer for Tracker {
             self.each(|sink| sink.step(&Line { index, row }));
         }
         self.each(|sink| sink.tick());
-        if self.seen.0 != step.epoch {
-            self.seen = (step.epoch, 0);
-        }
         self.loss = step.loss.or(self.loss);
-        self.seen.1 += step.samples as u64;
+        self.samples += step.samples as u64;
         self.console.progress(&console::Progress {
             what: &format!("epoch {}/{}", step.epoch + 1, self.epochs),
             done: step.position,
             all: self.steps_per_epoch,
-            samples: self.seen.1,
+            samples: self.samples,
             loss: self.loss,
             memory: self.gpu_memory(),
         });
@@ -289,6 +341,15 @@ impl Observer for Tracker {
         let index = self.metrics_line(end.row)?;
         let pictures = std::mem::take(&mut self.pictures);
         self.each(|sink| sink.epoch(&Line { index, row: end.row }, end, &pictures));
+        self.evaluations_line("val", Some(end.epoch), end.validation)?;
+        self.timing_line(&Timing::Epoch(EpochTime {
+            epoch: end.epoch,
+            train_seconds: end.train_time.as_secs_f64(),
+            train_samples: self.samples,
+            validation_seconds: end.validation_time.as_secs_f64(),
+            validation_samples: end.validation.totals.samples,
+        }))?;
+        self.samples = 0;
         let value = |name: &str| number(end.row, &format!("{name}_epoch"));
         let mut text = format!(
             "epoch {}/{}: loss {:.4}, val loss {:.4}, F1 {:.4} (precision {:.4}, recall {:.4}), IoU {:.4}, AP {:.4}, \
@@ -319,7 +380,7 @@ impl Observer for Tracker {
     }
 
     fn preview(&mut self, epoch: u64, batch: &Batch, logits: &[f32]) -> Result<()> {
-        let folder = self.folder.path("previews").join(format!("epoch_{:03}", epoch + 1));
+        let folder = self.folder.path(PREVIEWS).join(format!("epoch_{:03}", epoch + 1));
         if let Some(draw) = &mut self.preview {
             draw(&folder, epoch, batch, logits)?;
         }
@@ -332,11 +393,20 @@ impl Observer for Tracker {
 
     fn sync(&mut self) -> Result<()> {
         self.each(|sink| sink.sync());
-        self.metrics.sync_data().map_err(|e| Error::io(self.folder.path("metrics.jsonl"), "cannot write", &e))
+        for (file, name) in [(&self.metrics, "metrics.jsonl"), (&self.evaluations, EVALUATIONS)] {
+            file.sync_data().map_err(|e| Error::io(self.folder.path(name), "cannot write", &e))?;
+        }
+        Ok(())
     }
 
     fn checkpoint(&mut self, path: &Path, progress: &Progress) -> Result<()> {
         self.note(&format!("wrote {} at step {}", path.display(), progress.step))
+    }
+
+    fn evaluated(&mut self, part: &str, evaluation: &Evaluation, time: Duration) -> Result<()> {
+        self.evaluations_line(part, None, evaluation)?;
+        let (part, seconds) = (part.to_string(), time.as_secs_f64());
+        self.timing_line(&Timing::Evaluated { part, seconds, samples: evaluation.totals.samples })
     }
 
     fn finish(&mut self, ended: Ended, result: Option<&RunResult>) -> Result<()> {
@@ -386,18 +456,19 @@ impl Observer for Tracker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::metrics::Evaluation;
+    use crate::track::record;
     use crate::train::stopping::Stopping;
 
-    fn tracker(runs: &Path, resume: bool) -> Result<Tracker> {
+    fn tracker(runs: &Path, resume: bool) -> Result<Tracker<'static>> {
         tracker_with(runs, resume, None)
     }
 
-    fn tracker_with(runs: &Path, resume: bool, wandb: Option<wandb::Settings>) -> Result<Tracker> {
+    fn tracker_with(runs: &Path, resume: bool, wandb: Option<wandb::Settings>) -> Result<Tracker<'static>> {
         let folder = RunFolder::new(runs, "a", resume)?;
         folder.create("a: 1\n", "{}")?;
         let about = About {
             device: "cpu".into(),
+            compute: "float32".into(),
             parameters: 5,
             loss: LossSettings::BceDice {
                 bce_weight: 0.9,
@@ -422,8 +493,43 @@ mod tests {
         row
     }
 
-    fn epoch<'a>(row: &'a Metrics, validation: &'a Evaluation, stopping: &'a Stopping) -> EpochEnd<'a> {
-        EpochEnd { epoch: 0, row, validation, best: true, stopping, time: Default::default() }
+    fn epoch_end<'a>(epoch: u64, row: &'a Metrics, validation: &'a Evaluation, stopping: &'a Stopping) -> EpochEnd<'a> {
+        let (train_time, validation_time) = (Duration::from_secs(9), Duration::from_secs(2));
+        let time = Duration::from_secs(12);
+        EpochEnd { epoch, row, validation, best: true, stopping, train_time, validation_time, time }
+    }
+
+    #[test]
+    fn a_resumed_run_forgets_the_evaluations_after_its_checkpoint_and_keeps_their_times() {
+        let runs = tempfile::tempdir().unwrap();
+        let mut first = tracker(runs.path(), false).unwrap();
+        let mut evaluation = Evaluation::default();
+        first.start(&start(0)).unwrap();
+        for epoch in 0..3 {
+            let line = row(epoch);
+            first.step(&Step { step: epoch, epoch, position: 1, samples: 3, loss: None, row: None }).unwrap();
+            evaluation.totals.samples = 10 + epoch;
+            first.epoch_end(&epoch_end(epoch, &line, &evaluation, &Stopping::default())).unwrap();
+        }
+        first.evaluated("test", &evaluation, Duration::from_secs(7)).unwrap();
+        let folder = first.folder.clone();
+        drop(first);
+        let path = folder.path(EVALUATIONS);
+        assert_eq!(record::read::<Evaluated>(&folder, EVALUATIONS).unwrap().len(), 4);
+        std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + "{\"part").unwrap();
+
+        let mut second = tracker(runs.path(), true).unwrap();
+        second.start(&Start { epoch: 2, ..start(0) }).unwrap();
+        let kept = record::read::<Evaluated>(&folder, EVALUATIONS).unwrap();
+        assert_eq!(kept.iter().map(|line| line.epoch).collect::<Vec<_>>(), [Some(0), Some(1)]);
+        assert_eq!(kept[1].evaluation.totals.samples, 11);
+        let times = record::read::<Timing>(&folder, TIMING).unwrap();
+        assert!(matches!(times[0], Timing::Start(_)) && matches!(times[5], Timing::Start(_)));
+        let Timing::Epoch(time) = times[3] else { panic!("{:?}", times[3]) };
+        assert_eq!((time.epoch, time.train_samples, time.validation_samples), (2, 3, 12));
+        assert_eq!((time.train_seconds, time.validation_seconds), (9.0, 2.0));
+        let evaluated = Timing::Evaluated { part: "test".into(), seconds: 7.0, samples: 12 };
+        assert_eq!(times[4], evaluated);
     }
 
     #[test]
@@ -433,7 +539,7 @@ mod tests {
         first.start(&start(0)).unwrap();
         for step in 1..=3 {
             let row = row(step);
-            first.step(&Step { step, epoch: 0, position: step, samples: 2, loss: Some(0.5), row: Some(&row) }).unwrap();
+            first.step(&Step { step, epoch: 0, position: step, samples: 3, loss: None, row: Some(&row) }).unwrap();
         }
         assert!(tracker(runs.path(), true).err().unwrap().to_string().contains("another process"));
         drop(first);
@@ -443,8 +549,7 @@ mod tests {
 
         let mut second = tracker(runs.path(), true).unwrap();
         second.start(&start(2)).unwrap();
-        let end = row(2);
-        second.epoch_end(&epoch(&end, &Evaluation::default(), &Stopping::default())).unwrap();
+        second.epoch_end(&epoch_end(0, &row(2), &Evaluation::default(), &Stopping::default())).unwrap();
         assert_eq!(std::fs::read_to_string(&metrics).unwrap(), "{\"step\":1}\n{\"step\":2}\n{\"step\":2}\n");
         drop(second);
         let text = tracker(runs.path(), true).unwrap().start(&start(4)).unwrap_err().to_string();

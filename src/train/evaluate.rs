@@ -108,6 +108,34 @@ impl Summary {
     }
 }
 
+/// The scores of some of the samples.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Part {
+    /// Samples seen.
+    pub samples: u64,
+    /// Mean loss.
+    pub loss: f64,
+    /// Over all valid pixels.
+    pub scores: Scores,
+    /// Over the valid pixels that do not burn in the last frame.
+    pub growth: Scores,
+    /// Copying the last frame of the history.
+    pub copy_last: Scores,
+}
+
+impl Part {
+    /// The scores of some totals.
+    pub fn new(totals: &Totals) -> Self {
+        Self {
+            samples: totals.samples,
+            loss: totals.mean_loss(),
+            scores: Scores::of(&totals.counts),
+            growth: Scores::of(&totals.growth),
+            copy_last: Scores::of(&totals.copy_last),
+        }
+    }
+}
+
 /// What a finished run leaves in result.json, for `compare`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunResult {

@@ -73,8 +73,16 @@ fn a_part_begins_with_the_run_and_ends_with_its_exit() {
     let (row, validation) = (json!({"step": 2, "epoch": 0, "val/f1_epoch": 0.75}), Evaluation::default());
     let stopping = Stopping { best: Some(0.75), best_epoch: Some(0), ..Stopping::default() };
     let row = row.as_object().unwrap();
-    let end =
-        EpochEnd { epoch: 0, row, validation: &validation, best: true, stopping: &stopping, time: Duration::ZERO };
+    let end = EpochEnd {
+        epoch: 0,
+        row,
+        validation: &validation,
+        best: true,
+        stopping: &stopping,
+        train_time: Duration::ZERO,
+        validation_time: Duration::ZERO,
+        time: Duration::ZERO,
+    };
     wandb.epoch(&Line { index: 2, row }, &end, &[picture("sheet"), picture("one too many")]).unwrap();
     wandb.log("a line").unwrap();
     wandb.finish(&END).unwrap();
