@@ -100,6 +100,11 @@ pub(super) trait Sink {
     }
 }
 
+/// Seconds since 1970.
+pub(super) fn clock() -> f64 {
+    jiff::Timestamp::now().as_duration().as_secs_f64()
+}
+
 /// The numbers of a finished run, named like the metrics of an epoch: `best/epoch`, `best/` and the monitored metric, and
 /// the scores of the best checkpoint on the final part of the split, as in `test/f1`.
 pub(super) fn final_metrics(result: &RunResult) -> Vec<(String, f64)> {

@@ -4,7 +4,7 @@
 mod event;
 
 use crate::ops::loss::Histogram;
-use crate::track::sink::{End, Line, Picture, Sink, final_metrics, hyperparameters};
+use crate::track::sink::{End, Line, Picture, Sink, clock, final_metrics, hyperparameters};
 use crate::train::metrics::{Scores, counts_at};
 use crate::train::run::EpochEnd;
 use crate::{Error, Result};
@@ -34,7 +34,7 @@ impl TensorBoard {
     pub(super) fn open(folder: &Path, done: u64, config: &serde_json::Value) -> Result<Self> {
         let latest = latest(folder)?;
         // Readers take the files by name, so a later one needs a later time.
-        let time = latest.map_or(0, |latest| latest + 1).max(now() as u64);
+        let time = latest.map_or(0, |latest| latest + 1).max(clock() as u64);
         let host = sysinfo::System::host_name().unwrap_or_else(|| "localhost".into()).replace('/', "-");
         let path = folder.join(format!("{PREFIX}{time:010}.{host}.{}.0", std::process::id()));
         let file = OpenOptions::new().create_new(true).append(true).open(&path);
@@ -49,7 +49,7 @@ impl TensorBoard {
     }
 
     fn write(&mut self, step: u64, event: Event) -> Result<()> {
-        let event = Event { wall_time: now(), step: step as i64, ..event };
+        let event = Event { wall_time: clock(), step: step as i64, ..event };
         self.file.write_all(&frame(&event)).map_err(|e| Error::io(&self.path, "cannot write", &e))
     }
 
@@ -83,7 +83,7 @@ impl TensorBoard {
         let metric_infos = metrics.iter().map(|name| metric(name)).collect();
         let experiment = Experiment { hparam_infos: infos, metric_infos };
         self.hparams("_hparams_/experiment", &HParams { experiment: Some(experiment), ..HParams::default() })?;
-        let session_start = SessionStart { hparams, start_time_secs: now() };
+        let session_start = SessionStart { hparams, start_time_secs: clock() };
         let start = HParams { session_start: Some(session_start), ..HParams::default() };
         self.hparams("_hparams_/session_start_info", &start)
     }
@@ -130,7 +130,7 @@ impl Sink for TensorBoard {
             self.summary(end.step, values)?;
         }
         if end.failed || end.result.is_some() {
-            let session_end = SessionEnd { status: if end.failed { 2 } else { 1 }, end_time_secs: now() };
+            let session_end = SessionEnd { status: if end.failed { 2 } else { 1 }, end_time_secs: clock() };
             let content = HParams { session_end: Some(session_end), ..HParams::default() };
             self.hparams("_hparams_/session_end_info", &content)?;
         }
@@ -167,11 +167,6 @@ fn pr_curve(name: &str, histogram: &Histogram) -> Value {
         metadata: Some(Metadata::of("pr_curves", name, &content)),
         ..Value::default()
     }
-}
-
-/// Seconds since 1970.
-fn now() -> f64 {
-    jiff::Timestamp::now().as_duration().as_secs_f64()
 }
 
 /// The time in the name of the folder's latest event file.

@@ -14,7 +14,7 @@ mod settings;
 pub use settings::{Mode, Settings};
 
 use crate::storage::write_whole;
-use crate::track::sink::{End, Line, Picture, Sink, final_metrics};
+use crate::track::sink::{End, Line, Picture, Sink, clock, final_metrics};
 use crate::track::system::System;
 use crate::train::metrics::Metrics;
 use crate::train::run::{BEST, EpochEnd};
@@ -64,7 +64,7 @@ impl Wandb {
         std::fs::create_dir_all(&root).map_err(|e| Error::io(&root, "cannot create the folder", &e))?;
         let id = identity(&run, settings.run_id.as_deref())?;
         let earlier = parts(&root, &id)?;
-        let Past { next, seconds } = past(&earlier)?;
+        let past = past(&earlier)?;
 
         let folder = new_folder(&root, &id)?;
         let path = folder.join(format!("run-{id}.wandb"));
@@ -74,9 +74,9 @@ impl Wandb {
             folder,
             id,
             log,
-            next,
+            next: past.next,
             began: Instant::now(),
-            before: seconds,
+            before: past.seconds,
             defined: BTreeSet::new(),
             summary: Metrics::new(),
             system: System::new(),
@@ -175,7 +175,7 @@ impl Wandb {
         }
         let mut item = vec![
             Item::new(&["_step"], line.index),
-            Item::new(&["_timestamp"], now()),
+            Item::new(&["_timestamp"], clock()),
             Item::new(&["_runtime"], self.seconds()),
         ];
         for (name, value) in values {
@@ -208,7 +208,7 @@ impl Wandb {
         let seconds = self.seconds();
         let mut update = vec![
             Item::new(&["_step"], self.next.saturating_sub(1)),
-            Item::new(&["_timestamp"], now()),
+            Item::new(&["_timestamp"], clock()),
             Item::new(&["_runtime"], seconds),
             Item::new(&["_wandb", "runtime"], seconds as u64),
         ];
@@ -328,11 +328,6 @@ impl Sink for Wandb {
     fn notes(&mut self) -> Vec<String> {
         self.client.as_mut().map(|client| std::mem::take(&mut client.notes)).unwrap_or_default()
     }
-}
-
-/// Seconds since 1970.
-fn now() -> f64 {
-    jiff::Timestamp::now().as_duration().as_secs_f64()
 }
 
 /// The run's identity: the given one, else that which its folder keeps, else a new one. The folder keeps it.
