@@ -20,8 +20,9 @@ use emberformer::model::DeviceBatch;
 use emberformer::ops::adam::{Step, Update, adam};
 use emberformer::ops::attention::attention;
 use emberformer::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu, pending};
-use emberformer::ops::conv::conv;
+use emberformer::ops::conv::{conv, conv_norm};
 use emberformer::ops::dropout::{Dropout, DropoutKey, dropout};
+use emberformer::ops::feature::Norm;
 use emberformer::ops::feed_forward::{Layer, feed_forward};
 use emberformer::ops::gradient_norm::gradient_norm;
 use emberformer::ops::linear::{Activation, linear};
@@ -36,7 +37,7 @@ use emberformer::ops::residual_norm::residual_norm;
 use emberformer::ops::self_attention::{Dropouts, Weights, self_attention};
 use emberformer::ops::slice::last_step;
 use emberformer::ops::token_embedding::{Tokens, token_embedding};
-use emberformer::ops::up_conv::up_conv;
+use emberformer::ops::up_conv::{up_conv, up_conv_norm};
 use emberformer::patch::Grid;
 use emberformer::tape::{Tape, Var};
 use emberformer::tensor::{DType, Tensor};
@@ -241,6 +242,17 @@ fn spatial(c: &mut Criterion) {
     on.bench(c, "pyramid: average_pool", on.activations(R * D * 5 / 4), &[A(&[B, SIDE, SIDE, D])], |t, x| {
         average_pool(t, &x[0], 2)
     });
+    let (running, channels) = (on.random(DType::F32, &[256]), P(&[256]));
+    on.bench(
+        c,
+        "batch_norm_relu",
+        on.activations(2 * R * 256),
+        &[A(&[B, SIDE, SIDE, 256]), channels, channels],
+        |t, x| {
+            let (mut mean, mut var) = (running.clone(), running.clone());
+            batch_norm_relu(t, &x[0], &x[1], &x[2], Statistics::Batch(&mut mean, &mut var), 0, None)
+        },
+    );
     let levels = [A(&[B, 50, 50, 256]), A(&[B, 25, 25, 256]), A(&[B, 12, 12, 256]), A(&[B, 6, 6, 256])];
     on.bench(c, "pyramid: resize_sum", on.activations(R * 256 * 2), &levels, |t, x| resize_sum(t, x, SIDE, SIDE));
 }
@@ -258,15 +270,23 @@ fn refinement(c: &mut Criterion) {
         let name = format!("up_conv {inputs} to {outputs}, {side} to {}", 2 * side);
         let shapes = [M(from), P(&[inputs, outputs, 4, 4])];
         on.bench(c, &name, flops(2 * to.pixels() * 4 * inputs * outputs), &shapes, |t, x| up_conv(t, &x[0], &x[1]));
-        let running = on.random(DType::F32, &[outputs]);
-        let name = format!("batch_norm_relu, {outputs} channels at {}", 2 * side);
-        on.bench(c, &name, on.activations(2 * to.len()), &[M(to), P(&[outputs]), P(&[outputs])], |t, x| {
-            let (mut mean, mut var) = (running.clone(), running.clone());
-            batch_norm_relu(t, &x[0], &x[1], &x[2], Statistics::Batch(&mut mean, &mut var), 1, None)
-        });
         let name = format!("conv {outputs} to {outputs} at {}", 2 * side);
         let shapes = [M(to), P(&[outputs, outputs, 3, 3])];
         on.bench(c, &name, flops(2 * to.pixels() * 9 * outputs * outputs), &shapes, |t, x| conv(t, &x[0], &x[1], 0));
+        let running = on.random(DType::F32, &[outputs]);
+        let name = format!("stage {inputs} to {outputs}, {side} to {} (up_conv_norm, conv_norm)", 2 * side);
+        let (channels, up, weight) = ([outputs], [inputs, outputs, 4, 4], [outputs, outputs, 3, 3]);
+        let shapes = [M(from), P(&up), P(&channels), P(&channels), P(&weight), P(&channels), P(&channels)];
+        let work = flops(2 * to.pixels() * outputs * (4 * inputs + 9 * outputs));
+        on.bench(c, &name, work, &shapes, |t, x| {
+            let [(mut mean, mut var), (mut mean2, mut var2)] = [(); 2].map(|()| (running.clone(), running.clone()));
+            let statistics = Statistics::Batch(&mut mean, &mut var);
+            let norm = Norm { gamma: &x[2], beta: &x[3], statistics, append: None };
+            let between = up_conv_norm(t, &x[0].clone().into(), &x[1], norm)?;
+            let statistics = Statistics::Batch(&mut mean2, &mut var2);
+            let norm = Norm { gamma: &x[5], beta: &x[6], statistics, append: None };
+            Ok(conv_norm(t, &between, &x[4], norm, 0)?.value)
+        });
     }
     // With the batch norm before it, of running statistics: on a GPU one op that moves the map once, and three times backward.
     let map = Map { batch: B, height: 400, width: 400, channels: 32, halo: 1 };

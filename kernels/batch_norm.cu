@@ -5,33 +5,18 @@
 // beyond C; mask [B, N, words] as src/patch.rs packs bits.
 //
 // Forward: moments (first stage: mean and sum of squared deviations of each block's pixels), affine (second stage, running
-// statistics), forward. Backward: sums (first stage of dγ and dβ), parameters (second stage), backward. Sums over pixels
+// statistics), forward. Backward: sums (first stage of dγ and dβ), parameters (second stage), backward. Between convolutions
+// moments, forward and sums are theirs (include/conv.cuh), and affine and parameters merge what their blocks leave, up to
+// some 40,000 partials a channel, which is why each takes a block a channel. Sums over pixels
 // are of deviations, from a running mean within a thread and between means above, so that a mean much larger than the
 // deviation costs no digits. The ReLU's mask is computed again from x, which is saved anyway, with the forward's formula.
 //
 // A thread owns one vector of channels (pixels.cuh) with their parameters in registers, a block a span of pixels. Bytes an
 // element: moments s, forward 2s, sums 2s, backward 3s (s = sizeof(T)); 4 to 8 operations each: memory bound, which is why
 // nothing but x is saved and dx takes dy's place.
+#include "affine.cuh"
+#include "patches.cuh"
 #include "pixels.cuh"
-
-// What normalizes the channels of a thread.
-template <typename T> struct Affine {
-    float mean[VECTOR<T>], scale[VECTOR<T>], shift[VECTOR<T>]; // scale: γ·rstd, shift: β
-
-    __device__ Affine(const float *affine, unsigned stride, unsigned channel) {
-#pragma unroll
-        for (int j = 0; j < VECTOR<T>; ++j) {
-            const bool stored = channel < stride;
-            const float *at = affine + channel + j;
-            mean[j] = stored ? at[0] : 0.0f;
-            scale[j] = stored ? at[stride] * at[2 * stride] : 0.0f;
-            shift[j] = stored ? at[3 * stride] : 0.0f;
-        }
-    }
-
-    // γ·(x − mean)·rstd + β of channel j
-    __device__ float normal(float x, int j) const { return fmaf(x - mean[j], scale[j], shift[j]); }
-};
 
 template <typename T> __device__ void batch_norm_moments(const BatchNormMoments &p) {
     constexpr int N = VECTOR<T>;
@@ -86,59 +71,75 @@ template <typename T> __device__ void batch_norm_moments(const BatchNormMoments 
         p.partials[static_cast<size_t>(channel) * gridDim.x + blockIdx.x] = center;
         p.partials[(static_cast<size_t>(p.map.stride) + channel) * gridDim.x + blockIdx.x] = sum;
     }
+    if (blockIdx.y == 0 && threadIdx.x == 0) {
+        p.partials[static_cast<size_t>(2 * p.map.stride) * gridDim.x + blockIdx.x] = static_cast<float>(end - first);
+    }
 }
 KERNELS(256, batch_norm_moments, BatchNormMoments)
 
-// A warp a channel.
+// Number, mean and sum of squared deviations of some pixels.
+struct Moments {
+    float count, mean, squares;
+
+    // Together with others (T. F. Chan et al., 1979).
+    __device__ void merge(const Moments &other) {
+        if (other.count > 0.0f) {
+            const float total = count + other.count, part = other.count / total, distance = other.mean - mean;
+            mean += distance * part;
+            squares += other.squares + distance * distance * count * part;
+            count = total;
+        }
+    }
+};
+
+// A block a channel: a thread merges every 256th of the partials, then the lanes of a warp merge, then the warps.
 KERNEL(256, batch_norm_affine, BatchNormAffine) {
     constexpr float EPSILON = 1e-5f, MOMENTUM = 0.1f;
-    const unsigned channel = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (channel >= p.stride) {
-        return;
-    }
+    const unsigned channel = blockIdx.x;
     float mean = 0.0f, var = 0.0f;
     const bool real = channel < p.channels;
     if (p.partials != nullptr) {
         const float *means = p.partials + static_cast<size_t>(channel) * p.blocks;
         const float *squares = means + static_cast<size_t>(p.stride) * p.blocks;
-        const float base = means[0], pixels = static_cast<float>(p.pixels);
-        float sum = 0.0f;
-        for (unsigned i = lane; i < p.blocks; i += 32) {
-            sum += static_cast<float>(min(p.span, p.pixels - i * p.span)) * (means[i] - base);
+        const float *counts = p.partials + static_cast<size_t>(2 * p.stride) * p.blocks;
+        Moments all = {};
+        for (unsigned i = threadIdx.x; i < p.blocks; i += blockDim.x) {
+            all.merge({counts[i], means[i], squares[i]});
         }
-        mean = base + warp_sum(sum) / pixels;
-        sum = 0.0f;
-        for (unsigned i = lane; i < p.blocks; i += 32) {
-            const float distance = means[i] - mean;
-            sum += squares[i] + static_cast<float>(min(p.span, p.pixels - i * p.span)) * distance * distance;
+        for (int lanes = 16; lanes > 0; lanes /= 2) {
+            all.merge({__shfl_xor_sync(0xffffffffu, all.count, lanes), __shfl_xor_sync(0xffffffffu, all.mean, lanes),
+                       __shfl_xor_sync(0xffffffffu, all.squares, lanes)});
         }
-        sum = warp_sum(sum);
-        var = sum / pixels;
-        if (lane == 0 && real) {
-            const float unbiased = sum / fmaxf(pixels - 1.0f, 1.0f);
-            p.running_mean[channel] += MOMENTUM * (mean - p.running_mean[channel]);
-            p.running_var[channel] += MOMENTUM * (unbiased - p.running_var[channel]);
+        const SharedPtr<float> warps = shared_memory<float>(0); // [3, warps]
+        const unsigned n = blockDim.x / 32, warp = threadIdx.x / 32;
+        if (threadIdx.x % 32 == 0) {
+            warps[warp] = all.count;
+            warps[n + warp] = all.mean;
+            warps[2 * n + warp] = all.squares;
+        }
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            for (unsigned i = 1; i < n; ++i) {
+                all.merge({warps[i], warps[n + i], warps[2 * n + i]});
+            }
+            mean = all.mean;
+            var = all.squares / all.count;
+            if (real) {
+                const float unbiased = all.squares / fmaxf(all.count - 1.0f, 1.0f);
+                p.running_mean[channel] += MOMENTUM * (mean - p.running_mean[channel]);
+                p.running_var[channel] += MOMENTUM * (unbiased - p.running_var[channel]);
+            }
         }
     } else if (real) {
         mean = p.running_mean[channel];
         var = p.running_var[channel];
     }
-    if (lane == 0) {
+    if (threadIdx.x == 0) {
         p.affine[channel] = real ? mean : 0.0f;
         p.affine[p.stride + channel] = real ? 1.0f / sqrtf(var + EPSILON) : 0.0f;
         p.affine[2 * p.stride + channel] = real ? p.gamma[channel] : 0.0f;
         p.affine[3 * p.stride + channel] = real ? p.beta[channel] : 0.0f;
     }
-}
-
-// The mask's value at a place.
-__device__ inline float mask_value(const BatchNormForward &p, const Place &place) {
-    const unsigned words = ceil_div(p.patch * p.patch, 64), columns = p.map.width / p.patch;
-    const unsigned patches = p.map.height / p.patch * columns;
-    const unsigned patch = place.y / p.patch * columns + place.x / p.patch;
-    const unsigned bit = place.y % p.patch * p.patch + place.x % p.patch;
-    const size_t word = (static_cast<size_t>(place.sample) * patches + patch) * words + bit / 64;
-    return static_cast<float>(p.mask[word] >> bit % 64 & 1);
 }
 
 template <typename T> __device__ void batch_norm_forward(const BatchNormForward &p) {
@@ -149,7 +150,7 @@ template <typename T> __device__ void batch_norm_forward(const BatchNormForward 
     }
     const T *x = static_cast<const T *>(p.x);
     T *y = static_cast<T *>(p.y);
-    const Affine<T> affine(p.affine, p.map.stride, share.channel);
+    const Affine<N> affine(p.affine, p.map.stride, share.channel);
     const bool has_mask = p.mask != nullptr && share.channel <= p.map.channels && p.map.channels < share.channel + N;
     const unsigned first = blockIdx.x * p.span, end = min(first + p.span, stored_pixels(p.map));
     for (unsigned i = first + share.row; i < end; i += share.rows) {
@@ -163,7 +164,8 @@ template <typename T> __device__ void batch_norm_forward(const BatchNormForward 
             }
         }
         if (place.inside && has_mask) {
-            const float mask = mask_value(p, place);
+            const PatchBits bits = {p.mask, p.map.height, p.map.width, p.patch};
+            const float mask = bits.at(place.sample, place.y, place.x);
 #pragma unroll
             for (int j = 0; j < N; ++j) {
                 values.v[j] = share.channel + j == p.map.channels ? mask : values.v[j];
@@ -185,7 +187,7 @@ template <typename T> __device__ void batch_norm_sums(const BatchNormSums &p) {
         gamma[j] = beta[j] = 0.0f;
     }
     if (share.active) {
-        const Affine<T> affine(p.affine, p.map.stride, share.channel);
+        const Affine<N> affine(p.affine, p.map.stride, share.channel);
 #pragma unroll 2
         for (unsigned i = first + share.row; i < end; i += share.rows) {
             const size_t at = element(stored_pixel(p.map, i), p.map.stride, share.channel);
@@ -214,14 +216,16 @@ template <typename T> __device__ void batch_norm_sums(const BatchNormSums &p) {
 }
 KERNELS(256, batch_norm_sums, BatchNormSums)
 
-// A warp a sum.
+// A block a sum.
 KERNEL(256, batch_norm_parameters, BatchNormParameters) {
-    const unsigned i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-    if (i >= 2 * p.channels) {
-        return;
+    const unsigned i = blockIdx.x;
+    const float *partials = p.partials + static_cast<size_t>(i) * p.blocks;
+    float sum = 0.0f;
+    for (unsigned block = threadIdx.x; block < p.blocks; block += blockDim.x) {
+        sum += partials[block];
     }
-    const float sum = sum_partials(p.partials + static_cast<size_t>(i) * p.blocks, p.blocks);
-    if (threadIdx.x % 32 == 0) {
+    sum = block_sum(sum, shared_memory<float>(0));
+    if (threadIdx.x == 0) {
         (i < p.channels ? p.dgamma : p.dbeta - p.channels)[i] = sum;
     }
 }
@@ -235,7 +239,7 @@ template <typename T> __device__ void batch_norm_backward(const BatchNormBackwar
     }
     const T *x = static_cast<const T *>(p.x);
     T *dy = static_cast<T *>(p.dy);
-    const Affine<T> affine(p.affine, p.map.stride, share.channel);
+    const Affine<N> affine(p.affine, p.map.stride, share.channel);
     float mean[N], slope[N]; // mean(dz), rstd·mean(dz·normal)
 #pragma unroll
     for (int j = 0; j < N; ++j) {

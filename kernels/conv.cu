@@ -3,7 +3,8 @@
 // x [B, H+2, W+2, stored Cin], weight [Cout, Cin, 3, 3] float → y [B, H+2, W+2, stored Cout]. The input's gradient is the
 // convolution of dy with the turned and transposed kernel, by the same product; it may leave out the last input channels.
 // The weight's gradient sums x's windows times dy over the pixels. The products are those of include/conv.cuh, which says
-// what blocks and threads own; a name's number is the output channels of a tile, or its window and center channels.
+// what blocks and threads own; a name's number is the output channels of a tile, or its window and center channels. norm_…
+// kernels read x raw and apply the batch norm + ReLU before it themselves.
 #include "conv.cuh"
 
 // panel = the weights as the product reads them: one element a thread, in a grid-stride loop. Bytes an element:

@@ -288,8 +288,8 @@ __device__ inline void load_row(const void *x, size_t token, bool inside, uint32
 
 template <int HS, bool LAST> __device__ inline void forward(const SelfAttentionForward &params) {
     const SelfAttention &p = params.layer;
-    constexpr int QM = LAST ? 1 : 2;               // times 16 queries
-    constexpr int CHANNELS = HS > 16 ? HS : 16;    // at a time
+    constexpr int QM = LAST ? 1 : 2;            // times 16 queries
+    constexpr int CHANNELS = HS > 16 ? HS : 16; // at a time
     const SharedPtr<float> vectors = shared_memory<float>(FORWARD_VECTORS);
     const unsigned lane = threadIdx.x % 32, quarter = lane % 4, warps = blockDim.x / 32;
     fill_forward(p);
@@ -450,7 +450,8 @@ template <int HS, bool LAST> __device__ inline void forward(const SelfAttentionF
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
                     const unsigned column = 32 * half + 8 * quarter + 2 * i;
-                    const Pack<float, 2> gamma = load<2>(vectors + GAMMA + column), beta = load<2>(vectors + BETA + column);
+                    const Pack<float, 2> gamma = load<2>(vectors + GAMMA + column);
+                    const Pack<float, 2> beta = load<2>(vectors + BETA + column);
                     y.v[i] = pack_bf16((s[half][2 * i] - mean) * rstd * gamma.v[0] + beta.v[0],
                                        (s[half][2 * i + 1] - mean) * rstd * gamma.v[1] + beta.v[1]);
                 }
@@ -474,7 +475,7 @@ FORWARD(64)
 
 // ---- backward ----
 //
-// A block of eight warps owns two tiles at a time and goes over them in a loop, in six stages between barriers. Everything is
+// A block of eight warps owns two tiles at a time and goes over them in a loop, in five stages between barriers. Everything is
 // computed again from x; what a product of another stage reads passes through shared memory as bf16. Between the softmax of
 // the recomputation and its gradient the probabilities stay in registers, and so do the sums of the weights' gradients until
 // the block is done: 64 floats a thread. Then they go to the block's partials, which self_attention_sums adds in order.
@@ -609,9 +610,10 @@ template <int HS, bool LAST> __device__ inline void backward(const SelfAttention
         in_bias[thread] = p.in_bias[thread];
     }
 
-    float din[3][4][4] = {}, dout[4][4] = {};  // gradients of the weights: 16 rows (of queries, keys, values) × 32 columns
-    float dgamma[8] = {}, dbeta[8] = {};       // columns column + 8·n + 2·quarter + e
-    float dbias[2] = {};                       // of two neighbouring rows of the weights, over half of the tokens
+    // Gradients of the weights, 16 rows (of queries', keys', values' weights) × 32 columns.
+    float din[3][4][4] = {}, dout[4][4] = {};
+    float dgamma[8] = {}, dbeta[8] = {}; // columns column + 8·n + 2·quarter + e
+    float dbias[2] = {};                 // of two neighbouring rows of the weights, over half of the tokens
     const unsigned bias_row = thread % 128 * 2, bias_half = thread / 128;
 
     unsigned buffer = 0;
@@ -788,7 +790,8 @@ template <int HS, bool LAST> __device__ inline void backward(const SelfAttention
                     if (p.residual.threshold != 0) {
                         // The four lanes of a row draw for eight columns each.
                         scale = p.residual.scale;
-                        const Philox drawn = philox(p.residual, static_cast<unsigned>(query.index * (D / 8) + column / 8 + quarter));
+                        const size_t counter = query.index * (D / 8) + column / 8 + quarter;
+                        const Philox drawn = philox(p.residual, static_cast<unsigned>(counter));
                         unsigned eight = 0;
 #pragma unroll
                         for (int i = 0; i < 8; ++i) {
@@ -848,7 +851,8 @@ template <int HS, bool LAST> __device__ inline void backward(const SelfAttention
                     const float mean = (one.v[0] + two.v[0]) / 2, apart = one.v[0] - two.v[0];
                     const float rstd = rsqrtf((one.v[1] + two.v[1] + apart * apart * 16) / D + 1e-5f);
                     const float a = (one.v[2] + two.v[2]) / D;
-                    const float product = one.v[3] + (one.v[0] - mean) * one.v[2] + two.v[3] + (two.v[0] - mean) * two.v[2];
+                    const float product =
+                        one.v[3] + (one.v[0] - mean) * one.v[2] + two.v[3] + (two.v[0] - mean) * two.v[2];
                     const float b = product * rstd / D;
 #pragma unroll
                     for (int n = 0; n < 4; ++n) {
@@ -1155,7 +1159,8 @@ template <int HS, bool LAST> __device__ inline void backward(const SelfAttention
     biases[bias_half * 4 * D + bias_row] = dbias[0];
     biases[bias_half * 4 * D + bias_row + 1] = dbias[1];
     __syncthreads();
-    partials[thread < 3 * D ? IN_BIAS_PART + thread : OUT_BIAS_PART + thread - 3 * D] = biases[thread] + biases[4 * D + thread];
+    const unsigned bias_part = thread < 3 * D ? IN_BIAS_PART + thread : OUT_BIAS_PART + thread - 3 * D;
+    partials[bias_part] = biases[thread] + biases[4 * D + thread];
     if (thread < 2 * D) {
         const unsigned at = thread / D * 4 * D + thread % D;
         partials[GAMMA_PART + thread] = norms[at] + norms[at + D] + norms[at + 2 * D] + norms[at + 3 * D];

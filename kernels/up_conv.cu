@@ -4,7 +4,7 @@
 // (2y + py, 2x + px) sees 2×2 input pixels: each of the four phases is a 2×2 convolution of x. The input's gradient gathers
 // 4×4 pixels of dy at stride 2; the weight's gradient sums dy's windows times x over the input pixels. The products are those of
 // include/conv.cuh, which says what blocks and threads own; a name's number is the output channels of a tile, or its
-// window and center channels.
+// window and center channels. norm_… kernels read x raw and apply the batch norm + ReLU before it themselves.
 #include "conv.cuh"
 
 // panel = the weights as the product reads them: one element a thread, in a grid-stride loop. Bytes an element:

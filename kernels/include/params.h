@@ -500,7 +500,7 @@ SIZE(ResizeSumBackward, 48);
 
 // ---- batch_norm ----
 
-// partials [2, stride, blocks]: means and sums of squared deviations of the pixels of block i, from i·span on
+// partials: see BatchNormAffine; the pixels of block i are those from i·span on
 typedef struct BatchNormMoments {
     const void *x;
     float *partials;
@@ -511,6 +511,7 @@ SIZE(BatchNormMoments, 48);
 
 // affine [4, stride]: mean, 1 / √(var + ε), γ, β. The statistics are those of the partials, and the running ones move
 // towards them; without partials they are the running ones.
+// partials [2·stride + 1, blocks]: means and sums of squared deviations of each block's pixels, last their number.
 typedef struct BatchNormAffine {
     float *affine;
     const float *partials;
@@ -520,11 +521,9 @@ typedef struct BatchNormAffine {
     const float *beta;
     unsigned int channels;
     unsigned int stride;
-    unsigned int pixels;
-    unsigned int span;
     unsigned int blocks;
 } BatchNormAffine;
-SIZE(BatchNormAffine, 72);
+SIZE(BatchNormAffine, 64);
 
 // y: like the map, its pixels of y_stride channels; the mask, where there is one, comes after the map's channels
 typedef struct BatchNormForward {
@@ -592,9 +591,30 @@ typedef struct ConvWindows {
 } ConvWindows;
 SIZE(ConvWindows, 64);
 
+// Batch norm + ReLU that a map of `stride` stored channels passes as it is read, and the mask that is appended to it
+typedef struct ConvNorm {
+    const float *affine;            // [4, stride], as in BatchNormAffine
+    const unsigned long long *mask; // bits of patches, or null; it is the channel after the map's own
+    unsigned int channels;          // the map's own
+    unsigned int stride;
+    unsigned int patch; // of the mask
+} ConvNorm;
+SIZE(ConvNorm, 32);
+
+// Sums over the output's pixels that a product makes on its way out, as partials of its blocks
+typedef struct ConvSums {
+    float *partials;     // null: none. Without x: the output's moments, as in BatchNormAffine.
+    const void *x;       // the output is the gradient at a batch norm + ReLU of x: it passes the ReLU's mask, and the sums
+    const float *affine; // are those for dγ and dβ, as in BatchNormSums
+    unsigned int channels;
+} ConvSums;
+SIZE(ConvSums, 32);
+
 // output = windows · panel for every pixel of the grid; zeros on the output's border
 typedef struct ConvGemm {
     ConvWindows windows;
+    ConvNorm norm; // of the windows, in kernels named after it
+    ConvSums sums;
     const void *panel; // see ConvPack
     void *output;      // [batch, scale·(height − 2) + 2, scale·(width − 2) + 2, channels]
     unsigned int batch;
@@ -603,7 +623,7 @@ typedef struct ConvGemm {
     unsigned int channels; // stored ones of the output
     unsigned int scale;    // output pixels of a grid pixel along each axis
 } ConvGemm;
-SIZE(ConvGemm, 104);
+SIZE(ConvGemm, 168);
 
 // panel [phases, tiles, lines, chunks, taps, 32 bytes of input channels, `tile` output channels] from weight; zeros where the
 // channels end
@@ -623,6 +643,7 @@ SIZE(ConvPack, 48);
 // partials[split] = sum over the split's pixels of windowsᵀ · centers
 typedef struct ConvWeightGradient {
     ConvWindows windows;
+    ConvNorm norm; // of the windows (conv) or the centers (up_conv), in kernels named after it
     const void *centers; // [batch, height, width, center_channels], zero border
     float *partials;     // [splits, lines, taps, windows.channels, center_channels]
     unsigned int batch;
@@ -631,7 +652,7 @@ typedef struct ConvWeightGradient {
     unsigned int center_channels;
     unsigned int split; // pixels of a split
 } ConvWeightGradient;
-SIZE(ConvWeightGradient, 104);
+SIZE(ConvWeightGradient, 136);
 
 // gradient = sum of the partials over the splits, in the weight's layout
 typedef struct ConvWeightSum {

@@ -2,21 +2,20 @@
 
 use super::{DeviceInputs, EmberFormer, FireEmbedding, ModelSettings, Parameters};
 use crate::Result;
-use crate::ops::batch_norm::{MaskBits, Statistics, batch_norm_relu, pending};
-use crate::ops::conv::conv;
+use crate::ops::batch_norm::{Statistics, batch_norm_relu};
+use crate::ops::conv::conv_norm;
 use crate::ops::dropout::{Dropout, DropoutKey, dropout};
-use crate::ops::feature::Feature;
+use crate::ops::feature::{Feature, Norm};
 use crate::ops::feed_forward::{Layer, feed_forward};
 use crate::ops::linear::{Activation, linear};
 use crate::ops::map::Map;
 use crate::ops::output_conv::output_conv;
 use crate::ops::pyramid::{average_pool, resize_sum};
 use crate::ops::refinement_input::{concat, to_map};
-use crate::ops::residual_norm::residual_norm;
 use crate::ops::self_attention::{Dropouts, Weights, self_attention};
 use crate::ops::slice::slice;
 use crate::ops::token_embedding::{Tokens, token_embedding};
-use crate::ops::up_conv::up_conv;
+use crate::ops::up_conv::up_conv_norm;
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Tensor};
 
@@ -129,19 +128,17 @@ impl<'a> Pass<'a> {
         Ok(self.tape.reshape(&x, &[rows, steps * d]))
     }
 
-    fn batch_norm(&mut self, x: &Var, name: &str, halo: usize, append: Option<&MaskBits>) -> Result<Var> {
+    /// What `run` makes of the tape and of batch norm `name`: γ, β and statistics.
+    fn with_norm<R>(&mut self, name: &str, run: impl FnOnce(&mut Tape, &Var, &Var, Statistics<'_>) -> R) -> R {
         let (gamma, beta) = (self.var(&format!("{name}.weight")), self.var(&format!("{name}.bias")));
-        let [mean, var] = ["running_mean", "running_var"].map(|part| self.position(&format!("{name}.{part}")));
-        let statistics = running(&mut self.statistics, mean, var, self.training.is_some());
-        batch_norm_relu(&mut self.tape, x, &gamma, &beta, statistics, halo, append)
-    }
-
-    /// Batch norm + ReLU of a map with a border, left to its reader on a GPU.
-    fn pending_norm(&mut self, x: &Var, name: &str, append: Option<&MaskBits>) -> Result<Feature> {
-        let (gamma, beta) = (self.var(&format!("{name}.weight")), self.var(&format!("{name}.bias")));
-        let [mean, var] = ["running_mean", "running_var"].map(|part| self.position(&format!("{name}.{part}")));
-        let statistics = running(&mut self.statistics, mean, var, self.training.is_some());
-        pending(&mut self.tape, x, &gamma, &beta, statistics, append)
+        let mean = self.position(&format!("{name}.running_mean"));
+        let var = self.position(&format!("{name}.running_var"));
+        let (before, after) = self.statistics.split_at_mut(var);
+        let statistics = match self.training {
+            Some(_) => Statistics::Batch(&mut before[mean], &mut after[0]),
+            None => Statistics::Running(&before[mean], &after[0]),
+        };
+        run(&mut self.tape, &gamma, &beta, statistics)
     }
 
     /// Coarse logits [B·N, 1]. Pooling, projection, fusing and resizing are all linear, so each level is pooled first and
@@ -164,7 +161,9 @@ impl<'a> Pass<'a> {
         }
         let x = resize_sum(&mut self.tape, &levels, grid.rows, grid.cols)?; // [B, Gy, Gx, D]
         drop(levels);
-        let x = self.batch_norm(&x, &format!("{head}.batch_norm"), 0, None)?;
+        let x = self.with_norm(&format!("{head}.batch_norm"), |tape, gamma, beta, statistics| {
+            batch_norm_relu(tape, &x, gamma, beta, statistics, 0, None)
+        })?;
         let drop = self.drop(self.settings.head_dropout, 4 * self.settings.layers);
         let x = dropout(&mut self.tape, &x, drop)?;
         let coarse = self.layer(&x, &format!("{head}.classifier"), Activation::Identity)?;
@@ -178,35 +177,25 @@ impl<'a> Pass<'a> {
             x = self.layer(&x, "refinement_decoder.input_proj", Activation::Identity)?;
         }
         let map = Map { batch, height: grid.rows, width: grid.cols, channels: x.shape()[1], halo: 1 };
-        x = to_map(&mut self.tape, &x, map)?;
+        let mut x: Feature = to_map(&mut self.tape, &x, map)?.into();
         let stages = self.settings.stages().len();
         let mask = self.settings.last_frame_skip.then(|| self.inputs.last.clone());
         for stage in 0..stages {
             let name = |i: usize| format!("refinement_decoder.upsample_layers.{}", 6 * stage + i);
             let skip = mask.as_ref().filter(|_| stage + 1 == stages);
             let weight = self.var(&format!("{}.weight", name(0)));
-            x = up_conv(&mut self.tape, &x, &weight)?; // [B, 2h, 2w, c]
-            x = self.batch_norm(&x, &name(1), 1, skip)?;
+            x = self.with_norm(&name(1), |tape, gamma, beta, statistics| {
+                up_conv_norm(tape, &x, &weight, Norm { gamma, beta, statistics, append: skip }) // [B, 2h, 2w, c]
+            })?;
             let weight = self.var(&format!("{}.weight", name(3)));
-            x = conv(&mut self.tape, &x, &weight, usize::from(skip.is_some()))?;
-            if stage + 1 < stages {
-                x = self.batch_norm(&x, &name(4), 1, None)?;
-            }
+            x = self.with_norm(&name(4), |tape, gamma, beta, statistics| {
+                let norm = Norm { gamma, beta, statistics, append: skip };
+                conv_norm(tape, &x, &weight, norm, usize::from(skip.is_some()))
+            })?;
         }
-        let norm = format!("refinement_decoder.upsample_layers.{}", 6 * stages - 2);
-        let x = self.pending_norm(&x, &norm, mask.as_ref())?;
         let weight = self.var("refinement_decoder.output_conv.weight");
         let bias = self.var("refinement_decoder.output_conv.bias");
         output_conv(&mut self.tape, &x, &weight, &bias, usize::from(mask.is_some()))
-    }
-}
-
-/// The statistics that normalise, of running ones at these positions.
-fn running(tensors: &mut [Tensor], mean: usize, var: usize, training: bool) -> Statistics<'_> {
-    let (before, after) = tensors.split_at_mut(var);
-    match training {
-        true => Statistics::Batch(&mut before[mean], &mut after[0]),
-        false => Statistics::Running(&before[mean], &after[0]),
     }
 }
 

@@ -4,8 +4,10 @@
 //! is never written. Each map is read by exactly one op, which adds to the gradients that of the raw map (after the batch
 //! norm's backward), of γ and of β.
 
-use crate::ops::batch_norm::MaskBits;
-use crate::tape::{Id, Var};
+use crate::Result;
+use crate::device::Device;
+use crate::ops::batch_norm::{self, MaskBits, Statistics, batch_norm_relu};
+use crate::tape::{Id, Tape, Var};
 use crate::tensor::Tensor;
 
 /// A feature map and what is still to be done with it.
@@ -34,8 +36,37 @@ pub struct Pending {
     pub mask: Option<MaskBits>,
 }
 
+impl Feature {
+    /// The normalised map, for a reader that does not normalise it itself.
+    pub fn normalized(self, tape: &mut Tape) -> Result<Var> {
+        match (self.pending, tape.device().clone()) {
+            (Some(pending), Device::Gpu(gpu)) => batch_norm::gpu::normalize(tape, &gpu, &self.value, 1, pending),
+            _ => Ok(self.value),
+        }
+    }
+}
+
 impl From<Var> for Feature {
     fn from(value: Var) -> Self {
         Self { value, pending: None }
+    }
+}
+
+/// The batch norm + ReLU that follow a convolution, and the mask to be appended after them.
+pub struct Norm<'a> {
+    /// `[C]`
+    pub gamma: &'a Var,
+    /// `[C]`
+    pub beta: &'a Var,
+    /// What normalises.
+    pub statistics: Statistics<'a>,
+    /// The last frame.
+    pub append: Option<&'a MaskBits>,
+}
+
+impl Norm<'_> {
+    /// Normalises a map with a border at once.
+    pub(super) fn apply(self, tape: &mut Tape, x: &Var) -> Result<Feature> {
+        Ok(batch_norm_relu(tape, x, self.gamma, self.beta, self.statistics, 1, self.append)?.into())
     }
 }

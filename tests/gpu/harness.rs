@@ -58,6 +58,11 @@ impl Input {
         Self { shape: shape.to_vec(), values, kind: Kind::Padded }
     }
 
+    /// Its values on a device.
+    pub fn tensor(&self, device: &Device, dtype: DType) -> Tensor {
+        self.leaf(device, dtype, &self.values)
+    }
+
     fn leaf(&self, device: &Device, dtype: DType, values: &[f64]) -> Tensor {
         let on_gpu = matches!(device, Device::Gpu(_));
         let dtype = if on_gpu && matches!(self.kind, Kind::Parameter) { DType::F32 } else { dtype };
@@ -113,8 +118,20 @@ impl Checker {
 
     /// Checks `op` in both types. Where its output is exactly zero (the border of a map) no gradient comes back.
     pub fn check(&mut self, name: &str, inputs: &[Input], op: impl Fn(&mut Tape, &[Var]) -> Result<Var>) {
+        self.check_chain(name, inputs, &op, &op);
+    }
+
+    /// The same for a chain of ops. What rounding costs in bf16 is that of `peer`, the chain on the CPU with [`rounded`] maps
+    /// in between.
+    pub fn check_chain(
+        &mut self,
+        name: &str,
+        inputs: &[Input],
+        op: impl Fn(&mut Tape, &[Var]) -> Result<Var>,
+        peer: impl Fn(&mut Tape, &[Var]) -> Result<Var>,
+    ) {
         let cpu = Device::cpu();
-        let rounded = |values: &[f64]| values.iter().map(|x| f64::from(bf16::from_f64(*x))).collect::<Vec<_>>();
+        let rounded = |values: &[f64]| values.iter().map(|x| bf16::from_f64(*x).to_f64()).collect::<Vec<_>>();
         let values: Vec<Vec<f64>> = inputs.iter().map(|input| input.values.clone()).collect();
         let shape = {
             let mut tape = Tape::new(&cpu, false);
@@ -127,7 +144,7 @@ impl Checker {
         let shape = shape.0;
         let truth = run(&cpu, DType::F64, inputs, &values, (&shape, &seed), &op);
         let values_rounded: Vec<Vec<f64>> = values.iter().map(|v| rounded(v)).collect();
-        let peer = run(&cpu, DType::F64, inputs, &values_rounded, (&shape, &rounded(&seed)), &op);
+        let peer = run(&cpu, DType::F64, inputs, &values_rounded, (&shape, &rounded(&seed)), &peer);
         let peer: Results = peer.iter().map(|v| rounded(v)).collect();
         for dtype in [DType::F32, DType::BF16] {
             let ours = run(&self.gpu, dtype, inputs, &values, (&shape, &seed), &op);
@@ -145,6 +162,16 @@ impl Checker {
             }
         }
     }
+}
+
+/// The value rounded to bf16, and its gradient: what handing a map from op to op costs.
+pub fn rounded(tape: &mut Tape, x: &Var) -> Result<Var> {
+    let round = |x: &Tensor| {
+        let values = x.to_host()?.into_iter().map(|x| bf16::from_f64(x).to_f64());
+        Tensor::from_host(&Device::cpu(), DType::F64, x.shape(), values.collect::<Vec<_>>().into_iter())
+    };
+    let (y, id) = (round(x.value())?, x.id());
+    Ok(tape.record(y, move |dy, gradients| gradients.add(id, round(&dy)?)))
 }
 
 fn same_bytes(a: &Results, b: &Results) -> bool {

@@ -18,6 +18,7 @@ mod harness;
 mod linear;
 mod loss;
 mod model;
+mod norm_conv;
 mod output_conv;
 mod pyramid;
 mod real_size;

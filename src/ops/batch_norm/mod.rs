@@ -5,7 +5,7 @@
 //! one more channel, the last frame's mask.
 
 pub mod cpu;
-mod gpu;
+pub(in crate::ops) mod gpu;
 
 use crate::device::{Array, Device};
 use crate::ops::feature::Feature;
@@ -52,7 +52,7 @@ pub fn pending(
 ) -> Result<Feature> {
     match tape.device().clone() {
         Device::Cpu(_) => Ok(batch_norm_relu(tape, x, gamma, beta, statistics, 1, append)?.into()),
-        Device::Gpu(gpu) => gpu::pending(&gpu, x, (gamma, beta), statistics, append),
+        Device::Gpu(gpu) => gpu::pending(&gpu, x, (gamma, beta), statistics, 1, append),
     }
 }
 

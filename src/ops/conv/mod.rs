@@ -7,16 +7,27 @@ pub mod cpu;
 pub(in crate::ops) mod gpu;
 
 use crate::device::Device;
+use crate::ops::feature::{Feature, Norm};
 use crate::ops::map::Map;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 use crate::{Result, with_real};
 
+/// The convolution with the batch norm + ReLU that follow it. On a GPU the product sums what the batch norm needs, and what
+/// reads the map normalises it.
+pub fn conv_norm(tape: &mut Tape, input: &Feature, weight: &Var, norm: Norm<'_>, passive: usize) -> Result<Feature> {
+    if let Device::Gpu(gpu) = tape.device().clone() {
+        return gpu::conv(tape, &gpu, input, weight, Some(norm), passive);
+    }
+    let y = conv(tape, &input.value, weight, passive)?;
+    norm.apply(tape, &y)
+}
+
 /// The convolution.
 pub fn conv(tape: &mut Tape, x: &Var, weight: &Var, passive: usize) -> Result<Var> {
     let cpu = match tape.device().clone() {
         Device::Cpu(cpu) => cpu,
-        Device::Gpu(gpu) => return gpu::conv(tape, &gpu, x, weight, passive),
+        Device::Gpu(gpu) => return Ok(gpu::conv(tape, &gpu, &x.clone().into(), weight, None, passive)?.value),
     };
     let input = Map::of(x.shape(), 1);
     let output = input.with_channels(weight.shape()[0]);

@@ -2,45 +2,35 @@
 
 use crate::Result;
 use crate::device::gpu::{Gpu, params};
-use crate::ops::conv::gpu::Kind;
+use crate::ops::conv::gpu::{Kind, Side, pixel_strides};
+use crate::ops::feature::{Feature, Norm};
 use crate::ops::map::{Map, stored_channels};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
-/// See [`super::up_conv`].
-pub fn up_conv(tape: &mut Tape, gpu: &Gpu, x: &Var, weight: &Var) -> Result<Var> {
-    let stored = Map::of(x.shape(), 1);
+/// See [`super::up_conv`] and, where a `norm` follows, [`super::up_conv_norm`].
+pub fn up_conv(tape: &mut Tape, gpu: &Gpu, input: &Feature, weight: &Var, norm: Option<Norm<'_>>) -> Result<Feature> {
     let [inputs, outputs] = [weight.shape()[0], weight.shape()[1]];
-    let input = stored.with_channels(inputs);
-    assert_eq!(stored_channels(inputs), stored.channels, "up_conv: {:?} by {:?}", x.shape(), weight.shape());
-    let output = Map { height: 2 * input.height, width: 2 * input.width, channels: outputs, ..input };
-    let kind = Kind { name: "up_conv", taps: 2, inputs, outputs };
-    let y = gpu.tensor(x.value().dtype(), &output.stored_shape())?;
-    kind.gemm(gpu, &phase_windows(x.value(), &input), weight.value(), &input, &y, &output, false)?;
-    let (gpu, x, weight) = (gpu.clone(), x.clone(), weight.clone());
-    Ok(tape.record(y, move |dy, gradients| {
-        let windows = pair_windows(&dy, &output);
-        let dw = kind.weight_gradient(&gpu, &windows, x.value(), &input, weight.shape())?;
-        gradients.add(weight.id(), dw)?;
-        let id = x.id();
-        drop(x);
-        let dx = gpu.tensor(dy.dtype(), &input.stored_shape())?;
-        kind.gemm(&gpu, &windows, weight.value(), &input, &dx, &input, true)?;
-        gradients.add(id, dx)
-    }))
+    let map = Map::of(input.value.shape(), 1).with_channels(inputs);
+    let output = Map { height: 2 * map.height, width: 2 * map.width, channels: outputs, ..map };
+    let windows = |values: &Tensor, map: &Map, side| match side {
+        Side::Input => phase_windows(values, map),
+        Side::Gradient => pair_windows(values, map),
+    };
+    Kind { name: "up_conv", taps: 2, input: map, output, windows }.record(tape, gpu, input, weight, norm, 0)
 }
 
 /// The 2×2 pixels of x that phase (0, 0) sees; the kernel moves them by a line and a column for the other phases.
-fn phase_windows(x: &Tensor, map: &Map) -> params::ConvWindows {
-    let [_, height, width, channels] = map.stored_shape().map(|n| n as i64);
+fn phase_windows(values: &Tensor, map: &Map) -> params::ConvWindows {
+    let [_, height, width, channels] = pixel_strides(values);
     params::ConvWindows {
-        values: x.gpu_address(),
+        values: values.gpu_address(),
         origin: -width * channels,
         batch_step: height * width * channels,
         row_step: width * channels,
         column_step: channels,
         line_step: width * channels,
-        channels: channels as u32,
+        channels: stored_channels(map.channels) as u32,
         lines: 2,
         halves: 1,
         first_column: -1,
@@ -49,16 +39,16 @@ fn phase_windows(x: &Tensor, map: &Map) -> params::ConvWindows {
 
 /// The 4×4 pixels of dy that an input pixel reached, which begin at twice its place: pairs of columns, one tap each, whose
 /// halves are lines of their own.
-fn pair_windows(dy: &Tensor, map: &Map) -> params::ConvWindows {
-    let [_, height, width, channels] = map.stored_shape().map(|n| n as i64);
+fn pair_windows(values: &Tensor, map: &Map) -> params::ConvWindows {
+    let [_, height, width, channels] = pixel_strides(values);
     params::ConvWindows {
-        values: dy.gpu_address(),
+        values: values.gpu_address(),
         origin: -2 * (width + 1) * channels,
         batch_step: height * width * channels,
         row_step: 2 * width * channels,
         column_step: 2 * channels,
         line_step: width * channels,
-        channels: channels as u32,
+        channels: stored_channels(map.channels) as u32,
         lines: 8,
         halves: 2,
         first_column: 0,

@@ -7,16 +7,26 @@ pub mod cpu;
 mod gpu;
 
 use crate::device::Device;
+use crate::ops::feature::{Feature, Norm};
 use crate::ops::map::Map;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 use crate::{Result, with_real};
 
+/// The transposed convolution with the batch norm + ReLU that follow it: see [`conv_norm`](super::conv::conv_norm).
+pub fn up_conv_norm(tape: &mut Tape, input: &Feature, weight: &Var, norm: Norm<'_>) -> Result<Feature> {
+    if let Device::Gpu(gpu) = tape.device().clone() {
+        return gpu::up_conv(tape, &gpu, input, weight, Some(norm));
+    }
+    let y = up_conv(tape, &input.value, weight)?;
+    norm.apply(tape, &y)
+}
+
 /// The transposed convolution.
 pub fn up_conv(tape: &mut Tape, x: &Var, weight: &Var) -> Result<Var> {
     let cpu = match tape.device().clone() {
         Device::Cpu(cpu) => cpu,
-        Device::Gpu(gpu) => return gpu::up_conv(tape, &gpu, x, weight),
+        Device::Gpu(gpu) => return Ok(gpu::up_conv(tape, &gpu, &x.clone().into(), weight, None)?.value),
     };
     let input = Map::of(x.shape(), 1);
     assert_eq!(weight.shape()[0], input.channels, "up_conv: {:?} by {:?}", x.shape(), weight.shape());
