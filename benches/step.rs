@@ -54,7 +54,7 @@ fn step(c: &mut Criterion) {
                 adam.step(model.parameters_mut(), &rates, &[]).expect("an update");
                 step += 1;
             };
-            group.bench_function(name, |b| b.iter_custom(|n| common::timed(&device, n, 0, || (), &mut run)));
+            group.bench_function(name, |b| b.iter_custom(|n| common::timed(n, || (), &mut run)));
             println!("peak resident memory: {:.0} MiB after {step} steps", peak_mib());
         }
         group.finish();

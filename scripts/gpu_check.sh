@@ -5,7 +5,7 @@
 #
 # Every stage runs, whatever became of the ones before; a table comes last. Exits 1 where a stage failed. Variables:
 #   DEVICE      cuda:0; `emulated` or `cpu` try out the script itself, with smaller data
-#   OUT         log.txt, table.md, kernels_*.md and step_torch_*.json go there [target/gpu_check]
+#   OUT         log.txt, table.md, kernels_*.md, step_* and ops_* go there [target/gpu_check]
 #   LIMIT       seconds for everything: stages that no longer fit are skipped [570]
 #   STAGES      which ones, by name [all]
 #   SEQUENCES, EPOCHS   fires and epochs of the training runs [120, 8]
@@ -25,7 +25,7 @@ SEQUENCES=${SEQUENCES:-$sequences}
 EPOCHS=${EPOCHS:-$epochs}
 # The stages in order, each with the most seconds that it may take.
 ALL=(doctor:20 golden:60 numerics:120 determinism:60 training:180 memcheck:120 racecheck:120
-    kernels_bfloat16:120 step:240 kernels_float32:120)
+    step:240 kernels_bfloat16:150 torch_ops:90 epoch:60 kernels_float32:120)
 SKIPPED=77 # exit status of a stage that this machine cannot run
 TOLERANCE=0.02
 
@@ -174,26 +174,65 @@ kernels() {
 stage_kernels_bfloat16() { kernels bfloat16; }
 stage_kernels_float32() { kernels float32; }
 
-# The whole training step beside PyTorch's.
+# The whole training step beside PyTorch's, each at its best.
 stage_step() {
     on_a_gpu "the speed of a step"
-    local precision dtype ours=""
+    local precision ours=""
     for precision in $precisions; do
-        EMBERFORMER_BENCH_DEVICE=$DEVICE EMBERFORMER_BENCH_PRECISION=$precision CRITERION_HOME=$WORK/criterion \
-            "$WORK/bin/step" --bench --warm-up-time 1 --measurement-time 3 | tee "$WORK/step.txt"
-        ours+="$precision $(sed -n 's/.*time: *\[[^ ]* [^ ]* \([^ ]* [^ ]*\) .*/\1/p' "$WORK/step.txt" | paste -sd ' ' -), "
-        echo "$ours"
+        "$WORK/bin/emberformer" bench --device "$DEVICE" --batch 4,16,64 --steps 30 --set "train.precision=$precision" \
+            --json >"$OUT/step_$precision.json"
+        "$WORK/bin/emberformer" bench --device "$DEVICE" --batch 4,16,64 --steps 30 --set "train.precision=$precision" |
+            tee "$OUT/step_$precision.txt"
+        ours+="$precision $(tr -d ' \n' <"$OUT/step_$precision.json" |
+            grep -o '"samples_per_second":[0-9.]*' | sed 's/.*://; s/\..*//' | paste -sd ' ' -) samples/s, "
     done
     "$PYTHON" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || {
-        echo "emberformer ${ours%, }; no PyTorch with a GPU to compare with"
+        echo "batch 4, 16, 64: ${ours%, }; no PyTorch with a GPU to compare with"
         return
     }
-    for precision in $precisions; do
-        if [[ $precision == bfloat16 ]]; then dtype=bf16; else dtype=fp32; fi
-        PYTHONUNBUFFERED=1 "$PYTHON" "$FOLDER/torch_emberformer.py" bench --device cuda --dtype "$dtype" \
-            --batch 4 --modes eager,channels_last,graph,compile --json "$OUT/step_torch_$dtype.json" || echo "PyTorch $dtype: failed"
+    PYTHONUNBUFFERED=1 "$PYTHON" "$FOLDER/torch_emberformer.py" bench --device cuda --dtype bf16 --batch 4 16 64 \
+        --modes eager,channels_last,graph,compile --json "$OUT/step_torch_bf16.json" || echo "PyTorch: failed"
+    echo "batch 4, 16, 64: ${ours%, }; PyTorch in step_torch_bf16.json"
+}
+
+# PyTorch's single operations, for the benches of the kernels to be held against.
+stage_torch_ops() {
+    on_a_gpu "the speed of PyTorch's operations"
+    "$PYTHON" -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || skip "no PyTorch with a GPU"
+    local batch
+    for batch in 4 16; do
+        PYTHONUNBUFFERED=1 "$PYTHON" "$FOLDER/torch_emberformer.py" ops --device cuda --batch "$batch" \
+            --json "$OUT/ops_torch_$batch.json" || echo "batch $batch: failed"
     done
-    echo "emberformer ${ours%, }; PyTorch in step_torch_*.json"
+    echo "see ops_torch_*.json"
+}
+
+# Seconds of a command.
+seconds_of() {
+    local began=$EPOCHREALTIME
+    "$@" >/dev/null
+    awk -v a="$began" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.2f", b - a }'
+}
+
+# From the start of the program to its first step with the packed store at hand, and steps on resident and on streamed data,
+# whose numbers must be the same.
+stage_epoch() {
+    local first steps=60 placement results=""
+    if [[ $DEVICE != cuda:* ]]; then steps=2; fi
+    data
+    local options=(--config "$FOLDER/emberformer_quick.yaml" --device "$DEVICE" --quiet --name run
+        --set "data.data_dir=$WORK/data" --set "patchify_on_disk.cache_dir=$WORK/store" --set train.log_metrics_every=2)
+    "$WORK/bin/emberformer" train "${options[@]}" --runs-dir "$WORK/warm" --max-steps 1
+    first=$(seconds_of "$WORK/bin/emberformer" train "${options[@]}" --runs-dir "$WORK/first" --max-steps 1)
+    for placement in device stream; do
+        if [[ $DEVICE == cpu ]]; then continue; fi
+        results+="$placement $(seconds_of "$WORK/bin/emberformer" train "${options[@]}" --runs-dir "$WORK/$placement" \
+            --set "data.residency=$placement" --max-steps "$steps") s, "
+    done
+    if [[ $DEVICE != cpu ]]; then
+        cmp "$WORK/device/run/metrics.jsonl" "$WORK/stream/run/metrics.jsonl"
+    fi
+    echo "start, one step and its checkpoint $first s; $steps steps: ${results%, }"
 }
 
 # cuBLAS under the name that the program looks for: where it came with a Python package it has a version in its name only.

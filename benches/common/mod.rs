@@ -1,5 +1,5 @@
 //! Where a bench runs: EMBERFORMER_BENCH_DEVICE (cpu, cuda:0; default cpu), with activations in EMBERFORMER_BENCH_PRECISION
-//! (float32 or bfloat16; default float32 on the CPU, bfloat16 on a GPU).
+//! (float32 or bfloat16; default float32 on the CPU, bfloat16 on a GPU), for the batches of EMBERFORMER_BENCH_BATCHES.
 
 use emberformer::device::Device;
 use emberformer::tensor::DType;
@@ -29,36 +29,13 @@ pub fn batches() -> Vec<usize> {
     text.split(',').map(|n| n.trim().parse().expect("EMBERFORMER_BENCH_BATCHES as in 4,16,64")).collect()
 }
 
-/// Waits until the device has done everything.
-fn synchronize(device: &Device) {
-    if let Device::Gpu(gpu) = device {
-        gpu.synchronize().expect("what the GPU was given runs");
-    }
-}
-
-/// Time of `n` runs, each of an input that `make` makes outside of it. A GPU gets as many runs in a row as their inputs, of
-/// `bytes` each, fit in 1 GiB, so that its queue never runs dry.
-pub fn timed<I, O>(
-    device: &Device,
-    n: u64,
-    bytes: usize,
-    make: impl Fn() -> I,
-    mut run: impl FnMut(I) -> O,
-) -> Duration {
-    let in_a_row = match device {
-        Device::Cpu(_) => 1,
-        Device::Gpu(_) => ((1 << 30) / bytes.max(1)).max(1) as u64,
-    };
-    let (mut total, mut left) = (Duration::ZERO, n);
-    while left > 0 {
-        let inputs: Vec<I> = (0..left.min(in_a_row)).map(|_| make()).collect();
-        left -= inputs.len() as u64;
-        synchronize(device);
+/// Time of `n` runs on the CPU, each of an input that `make` makes outside of it.
+pub fn timed<I, O>(n: u64, make: impl Fn() -> I, mut run: impl FnMut(I) -> O) -> Duration {
+    let mut total = Duration::ZERO;
+    for _ in 0..n {
+        let input = make();
         let start = Instant::now();
-        for input in inputs {
-            black_box(run(input));
-        }
-        synchronize(device);
+        black_box(run(input));
         total += start.elapsed();
     }
     total

@@ -32,6 +32,7 @@ pub struct Cuda {
     name: String,
     ordinal: u32,
     capability: u32,
+    multiprocessors: usize,
     driver: i32,
 }
 
@@ -192,6 +193,9 @@ impl Cuda {
                 "use a GPU of compute capability 8.0 or later, or --device cpu",
             ));
         }
+        let multiprocessors = context
+            .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+            .map_err(|e| fail("does not say how many multiprocessors it has", &e))?;
         let stream = context.new_stream().map_err(|e| fail("gives no stream", &e))?;
         let copies = context.new_stream().map_err(|e| fail("gives no stream", &e))?;
         let beside = context.new_stream().map_err(|e| fail("gives no stream", &e))?;
@@ -235,6 +239,7 @@ impl Cuda {
             name,
             ordinal,
             capability,
+            multiprocessors: multiprocessors.max(1) as usize,
             driver,
         };
         cuda.prove()?;
@@ -263,6 +268,10 @@ impl Cuda {
             format_args!("{what}: {e}"),
             "if it happens again, run scripts/gpu_check.sh and report its output",
         )
+    }
+
+    pub fn multiprocessors(&self) -> usize {
+        self.multiprocessors
     }
 
     pub fn describe(&self) -> String {

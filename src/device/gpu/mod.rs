@@ -153,6 +153,15 @@ impl Gpu {
         }
     }
 
+    /// How many multiprocessors it has: so many blocks of a kernel that keeps sums in registers run side by side. Sums of
+    /// partial sums are those of the GPU's model, not of every GPU. The emulated device has as many as an RTX A6000.
+    pub fn multiprocessors(&self) -> usize {
+        match &self.0.backend {
+            Backend::Cuda(cuda) => cuda.multiprocessors(),
+            Backend::Emulated(_) => 84,
+        }
+    }
+
     /// Whether this is the emulated device.
     pub fn is_emulated(&self) -> bool {
         matches!(self.0.backend, Backend::Emulated(_))

@@ -13,10 +13,8 @@ const D: usize = 64;
 /// Rows of a block of the forward, and of a tile of the backward.
 const BLOCK_ROWS: usize = 256;
 const TILE: usize = 32;
-/// Most blocks of the forward, three times as many as an RTX A6000 runs at a time.
-const MOST_BLOCKS: usize = 252;
-/// Most blocks of the backward, one for each of an RTX A6000's multiprocessors; on every GPU, so that sums do not depend on it.
-const MOST_PARTIALS: usize = 84;
+/// Most blocks of the forward for each multiprocessor, which runs one at a time.
+const FORWARD_BLOCKS: usize = 3;
 
 /// Whether there are kernels for these sizes: their weights have to fit into shared memory.
 pub fn fits(x: &Var, layer: &Layer<'_>) -> bool {
@@ -59,7 +57,8 @@ pub fn feed_forward(tape: &mut Tape, gpu: &Gpu, x: &Var, layer: &Layer<'_>) -> R
         inner: Dropout::params(gpu, inner.as_ref())?,
         outer: Dropout::params(gpu, outer.as_ref())?,
     };
-    let launch = Launch::linear(rows.div_ceil(BLOCK_ROWS).min(MOST_BLOCKS), 2 * BLOCK_ROWS as u32);
+    let launch =
+        Launch::linear(rows.div_ceil(BLOCK_ROWS).min(FORWARD_BLOCKS * gpu.multiprocessors()), 2 * BLOCK_ROWS as u32);
     let shared = 260 * hidden as u32; // both weights and b1
     gpu.launch_for("feed_forward", DType::BF16, Launch { shared, ..launch }, &forward)?;
     let Some((normalized, rstd)) = saved else { return Ok(tape.leaf(y)) };
@@ -68,7 +67,7 @@ pub fn feed_forward(tape: &mut Tape, gpu: &Gpu, x: &Var, layer: &Layer<'_>) -> R
     let (x, b1, gamma) = (x.clone(), layer.b1.clone(), layer.gamma.clone());
     let ids = [layer.w1, layer.w2, layer.b1, layer.b2, layer.gamma, layer.beta].map(Var::id);
     Ok(tape.record(y, move |mut dy, gradients| {
-        let blocks = rows.div_ceil(TILE).min(MOST_PARTIALS);
+        let blocks = rows.div_ceil(TILE).min(gpu.multiprocessors());
         let columns = (2 * D + 1) * hidden + 3 * D;
         let partials = gpu.tensor(DType::F32, &[blocks, columns])?;
         let backward = params::FeedForwardBackward {

@@ -14,13 +14,10 @@ const SLOTS: usize = 32;
 const FORWARD_THREADS: u32 = 128;
 /// Weights in bf16 and six vectors.
 const FORWARD_SHARED: u32 = (2 * 4 * D * D + 4 * 6 * D) as u32;
-/// Blocks of the forward at most; each begins with a copy of the weights.
-const FORWARD_BLOCKS: usize = 336;
+/// Blocks of the forward for each multiprocessor at most; each begins with a copy of the weights.
+const FORWARD_BLOCKS: usize = 4;
 const BACKWARD_THREADS: u32 = 256;
 const BACKWARD_SHARED: u32 = 101_120;
-/// Blocks of the backward at most, each with its partial sums: one for each multiprocessor of an RTX A6000, on every GPU, so
-/// that sums do not depend on it.
-const BACKWARD_BLOCKS: usize = 84;
 
 /// Whether the kernels compute attention over x.
 pub fn takes(x: &Var, heads: usize) -> bool {
@@ -54,7 +51,7 @@ pub fn self_attention(
     let y = gpu.tensor(DType::BF16, &[rows, if last { 1 } else { steps }, D])?;
     // The only step is the last one, and all of them.
     let variant = format!("{}{}", D / heads, if last && steps > 1 { "_last" } else { "" });
-    let blocks = layer.tiles().div_ceil(FORWARD_THREADS as usize / 32).min(FORWARD_BLOCKS);
+    let blocks = layer.tiles().div_ceil(FORWARD_THREADS as usize / 32).min(FORWARD_BLOCKS * gpu.multiprocessors());
     let launch = Launch { shared: FORWARD_SHARED, ..Launch::linear(blocks, FORWARD_THREADS) };
     let params = params::SelfAttentionForward { y: y.gpu_address(), layer: layer.params(gpu)? };
     gpu.launch_for(&format!("self_attention_forward_{variant}"), DType::BF16, launch, &params)?;
@@ -106,7 +103,7 @@ impl Layer {
         let Weights { in_weight, in_bias, out_weight, out_bias, gamma, beta } = &self.weights;
         let vars = [in_weight, in_bias, out_weight, out_bias, gamma, beta];
         let columns: usize = vars.iter().map(|var| var.value().len()).sum();
-        let blocks = self.tiles().div_ceil(2).min(BACKWARD_BLOCKS);
+        let blocks = self.tiles().div_ceil(2).min(gpu.multiprocessors());
         let partials = gpu.take(blocks * columns * 4)?;
         let dx = gpu.tensor(DType::BF16, self.x.shape())?;
         let params = params::SelfAttentionBackward {

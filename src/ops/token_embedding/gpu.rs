@@ -102,8 +102,8 @@ fn backward(gpu: &Gpu, tokens: &Tokens, dy: &Tensor, inputs: usize, ids: &Ids) -
     let statics = wanted(ids.statics, batch * patches)?;
     let wind = wanted(ids.wind, batch * history)?;
     let groups = patches.div_ceil(GROUP);
-    // As many as an RTX A6000 runs at a time; on every GPU, so that sums do not depend on it.
-    let blocks = (batch * groups).min(if inputs > 64 { 168 } else { 336 });
+    // As many as run at a time.
+    let blocks = (batch * groups).min(if inputs > 64 { 2 } else { 4 } * gpu.multiprocessors());
     let step_sums = gpu.tensor(DType::F32, &[batch, groups, history, d])?;
     let weight_sums = gpu.tensor(DType::F32, &[blocks, d, inputs])?;
     let params = params::TokenEmbeddingBackward {
