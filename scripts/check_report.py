@@ -240,6 +240,9 @@ def check_looks(browser, pictures):
     browser.size(390, 844)
     wide = browser.run("[...document.querySelectorAll('main figure > svg')].filter((s) => s.getBoundingClientRect().right > innerWidth).length")
     check(wide == 0, "charts fit a phone", wide)
+    heads = browser.run("Math.max(0, ...[...document.querySelectorAll('.scroll')].filter((s) => s.scrollWidth > s.clientWidth)"
+                        ".map((s) => s.querySelector('tbody th').offsetWidth))")
+    check(heads <= 195, "the fixed first column leaves half of a phone to the numbers", heads)
     browser.screenshot(pictures / "phone.png")
     browser.size(1280, 900, "dark")
     pdf = base64.b64decode(browser("Page.printToPDF", printBackground=False, paperWidth=8.27, paperHeight=11.69)["data"])

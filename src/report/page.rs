@@ -178,16 +178,14 @@ impl Page {
             return;
         }
         let finished: Vec<FinishedRun> = self.runs.iter().filter_map(|run| run.result.clone()).collect();
-        let unfinished = self.runs.iter().filter(|run| run.result.is_none());
-        self.warnings = unfinished.map(|run| format!("{} has not finished and is not compared", run.label)).collect();
         if finished.len() < 2 {
-            self.reason = Some("fewer than two runs have finished".into());
+            self.reason = Some("Fewer than two runs have finished".into());
             return;
         }
         let comparison = Comparison::new(&finished);
         self.winner = comparison.winner.and_then(|name| self.runs.iter().position(|run| run.label == name));
         self.reason = Some(comparison.reason);
-        self.warnings.extend(comparison.warnings);
+        self.warnings = comparison.warnings;
     }
 }
 
@@ -562,7 +560,7 @@ pub(super) mod tests {
         let page = gather(&[worse.clone(), better.clone(), run(runs.path(), "c")]);
         assert_eq!(page.winner, Some(1));
         assert!(page.reason.as_ref().unwrap().starts_with("F1 0.8571 against 0.7692"), "{:?}", page.reason);
-        assert_eq!(page.warnings, ["c has not finished and is not compared"]);
+        assert!(page.warnings.is_empty() && page.runs[2].result.is_none());
         assert_eq!(page.runs[1].evaluation.as_ref().unwrap().part, "test");
         assert_eq!(
             page.runs[1].evaluation.as_ref().unwrap().summary,
@@ -570,7 +568,7 @@ pub(super) mod tests {
         );
         assert_eq!(
             gather(&[worse.clone(), run(runs.path(), "c")]).reason.unwrap(),
-            "fewer than two runs have finished"
+            "Fewer than two runs have finished"
         );
         // Runs of one name are told apart by their folders.
         let same = finished_run(&runs.path().join("more"), "a", 9);

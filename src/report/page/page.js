@@ -185,16 +185,22 @@
 
   const line = (run, all, more) => ({ name: run.label, colour: colour(run.i), dash: dash(run.i), points: all, ...more });
 
+  /** Dotted lines of what copying the last frame scores: one where the runs share their samples, else one a run in its colour. */
+  function baselines(all) {
+    all = all.filter(([, its]) => its.length > 0).sort(([, a], [, b]) => b.length - a.length);
+    const shared = all.every(([, its]) => its.every(([x, y], i) => all[0][1][i][0] === x && all[0][1][i][1] === y));
+    const name = "copying the last frame", dotted = { dash: "1 4", thin: false };
+    return (shared ? all.slice(0, 1) : all).map(([run, its]) =>
+      line(run, its, shared ? { ...dotted, name, colour: "currentColor" } : { ...dotted, name: `${run.label}, ${name}` }));
+  }
+
   /** A metric of the validation, with that of the training as a thin line. */
   function byEpoch(id, title, about, metric, { training, baseline, y = title.toLowerCase(), rule } = {}) {
     const series = shown().flatMap((run) => [
       training && line(run, points(run.epochs, "epoch", training, 1), { name: `${run.label}, training`, thin: true }),
       line(run, points(run.epochs, "epoch", metric, 1), { dots: column(run.epochs, "epoch").length <= 40 }),
     ].filter(Boolean));
-    const last = baseline && shown().find((run) => column(run.epochs, baseline).length > 0);
-    if (last) {
-      series.push({ name: "copying the last frame", colour: "currentColor", dash: "1 4", points: points(last.epochs, "epoch", baseline, 1) });
-    }
+    if (baseline) series.push(...baselines(shown().map((run) => [run, points(run.epochs, "epoch", baseline, 1)])));
     return chart({ id, title, about, x: "epoch", y, series, whole: true, rule });
   }
 
@@ -226,9 +232,10 @@
       parts.push(note(progress(run)));
     } else {
       const winner = data.winner == null ? null : runs()[data.winner];
-      parts.push(box(winner ? `Winner: ${winner.label}` : "No winner", p(`${data.reason}.`), winner && against(winner)));
+      const none = runs().filter((run) => run.result).length < 2 ? "No verdict yet" : "No winner";
+      parts.push(box(winner ? `Winner: ${winner.label}` : none, p(`${data.reason}.`), winner && against(winner)));
       parts.push(note(`The winner has the highest F1 at the configured threshold among the finished runs with precision above ${data.min_precision}.`));
-      for (const run of runs().filter((run) => run.state !== "finished")) parts.push(note(`${run.label}: ${progress(run)}`));
+      for (const run of runs().filter((run) => run.state !== "finished")) parts.push(note(`Not compared: ${run.label}. ${progress(run)}`));
     }
     parts.push(...data.warnings.map((text) => el("p", { class: "warning" }, el("b", {}, "Warning: "), text)));
     return parts;
@@ -372,9 +379,7 @@
     if (all.length === 0) return [note("Known when a run has finished.")];
     const byHistory = (id, title, about, value, baseline) => {
       const series = all.map((run) => line(run, run.evaluation.by_history.map(([n, part]) => [n, value(part)]), { dots: true }));
-      if (baseline) {
-        series.push({ name: "copying the last frame", colour: "currentColor", dash: "1 4", points: all[0].evaluation.by_history.map(([n, part]) => [n, part.copy_last.f1]) });
-      }
+      if (baseline) series.push(...baselines(all.map((run) => [run, run.evaluation.by_history.map(([n, part]) => [n, part.copy_last.f1])])));
       return chart({
         id, title, about, x: "frames of history", y: "F1", series, whole: true, yDomain: [0, 1],
         heads: [...words("Run"), ...numbers("Frames"), ...PART],
