@@ -16,7 +16,7 @@ included. The full experiment is
   --data DIR      a data set in the Deep Crown layout (short for --set data.data_dir=DIR)
   OPTION          goes on to `emberformer experiments`: --set, --epochs, --device, --runs-dir, --logs-dir
 
-Runs are in runs/, logs in logs/. A run that was interrupted goes on where its last checkpoint stands; finished runs are
+Runs and their report, report.html, are in runs/, logs in logs/. A run that was interrupted goes on where its last checkpoint stands; finished runs are
 only compared again.
 TEXT
 }

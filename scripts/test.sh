@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every check of this repository: format, lints, documentation, release build, all tests, those of the GPU kernels on the
-# emulated device included. Needs a Rust toolchain, a C++ compiler, and python3 with pip where nvcc or libclang is missing.
+# emulated device included, the report in a browser, and what runs leave for TensorBoard and Weights & Biases. Needs a Rust
+# toolchain, a C++ compiler, python3 with pip, and Chromium, which is installed where apt-get can.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,3 +25,5 @@ step cargo clippy --locked --all-targets -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --locked --no-deps --document-private-items
 step cargo build --locked --release
 step cargo test --locked
+step ./scripts/check_tracking.sh
+step ./scripts/check_report.sh

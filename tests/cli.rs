@@ -61,7 +61,7 @@ expected: {{f1: 0.8123}}
     }
 
     fn assert_same_run(&self, a: &str, b: &str) {
-        let files = ["metrics.jsonl", "result.json", "split.json", "config.yaml"];
+        let files = ["metrics.jsonl", "evaluations.jsonl", "result.json", "split.json", "config.yaml"];
         for file in files.into_iter().chain(["checkpoints/last.safetensors", "checkpoints/best.safetensors"]) {
             assert!(self.bytes(&format!("{a}/tiny/{file}")) == self.bytes(&format!("{b}/tiny/{file}")), "{file}");
         }
@@ -77,7 +77,8 @@ fn train_then_look_at_it_with_every_command() {
         .stdout(contains("parameters").and(contains("epoch 2/2")).and(contains("copy-last F1")));
     place.write_config("other", "bce_dice");
     place.run("train --config other.yaml --runs-dir runs --quiet").success().stdout("");
-    assert!(place.path("runs/tiny/images/epoch_001_0.png").exists());
+    let previews: Vec<_> = std::fs::read_dir(place.path("runs/tiny/previews/epoch_001")).unwrap().collect();
+    assert_eq!(previews.len(), 4);
 
     let rows = place.lines("runs/tiny/metrics.jsonl");
     let epochs: Vec<&Value> = rows.iter().filter(|row| row.get("val/f1_epoch").is_some()).collect();
@@ -116,6 +117,8 @@ fn train_then_look_at_it_with_every_command() {
         .success()
         .stdout(contains("expected").and(contains("copying the last frame")).and(contains("winner")));
 
+    reports(&place);
+
     let inspected = place.json("inspect runs/tiny/checkpoints/best.safetensors --json");
     let parts = inspected["parameters"].as_object().unwrap();
     let total: u64 = parts.values().map(|count| count.as_u64().unwrap()).sum();
@@ -131,6 +134,62 @@ fn train_then_look_at_it_with_every_command() {
     place.run("inspect runs/tiny/checkpoints/best.safetensors").success().stdout(contains("token_embedder.fire_embed"));
 
     predictions(&place);
+}
+
+/// The data within a report.
+fn report_data(place: &Workplace, file: &str) -> Value {
+    let html = String::from_utf8(place.bytes(file)).unwrap();
+    let (_, data) = html.split_once("<script type=\"application/json\" id=\"data\">").expect("data");
+    serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap()
+}
+
+fn reports(place: &Workplace) {
+    // Training wrote one of its own, the comparison one of both.
+    let own = report_data(place, "runs/tiny/report.html");
+    assert_eq!((&own["runs"][0]["state"], own["runs"].as_array().unwrap().len()), (&"finished".into(), 1));
+    assert_eq!(report_data(place, "runs/report.html")["runs"][1]["label"], "other");
+
+    place.run("train --config tiny.yaml --runs-dir runs --name begun --max-steps 5 --quiet").success();
+    place.run("report runs/tiny runs/other runs/begun --out both.html").success().stdout(contains("both.html"));
+    let data = report_data(place, "both.html");
+    assert_eq!(data["winner"].is_null(), place.json("compare runs/tiny runs/other --json")["winner"].is_null());
+    for (run, name) in data["runs"].as_array().unwrap().iter().zip(["tiny", "other", "begun"]) {
+        for row in place.lines(&format!("runs/{name}/metrics.jsonl")) {
+            let epoch = row.as_object().unwrap().keys().any(|key| key.ends_with("_epoch"));
+            let columns = &run[if epoch { "epochs" } else { "steps" }];
+            let place = columns["step"].as_array().unwrap().iter().position(|step| *step == row["step"]).unwrap();
+            for (key, value) in row.as_object().unwrap() {
+                assert_eq!(columns[key][place], *value, "{name}: {key}");
+            }
+        }
+        let previews = run["previews"].as_array().unwrap();
+        assert!(previews.len() == 4 && previews[0]["source"].as_str().unwrap().starts_with("data:image/png;base64,"));
+        assert!(run["times"][0]["train_samples"] == 7 && run["starts"][0]["parameters"].as_u64() > Some(0));
+    }
+    let tiny = &data["runs"][0];
+    let result: Value = serde_json::from_slice(&place.bytes("runs/tiny/result.json")).unwrap();
+    assert_eq!(tiny["evaluation"]["summary"], result["result"]["test"]);
+    let samples = |part: &str| -> u64 {
+        let parts = tiny["evaluation"][part].as_array().unwrap();
+        parts.iter().map(|part| part[1]["samples"].as_u64().unwrap()).sum()
+    };
+    assert_eq!(result["result"]["test"]["samples"], samples("by_history"));
+    assert_eq!(result["result"]["test"]["samples"], samples("by_sequence"));
+    assert_eq!((&data["runs"][2]["state"], &data["runs"][2]["result"]), (&"unfinished".into(), &Value::Null));
+
+    place.run("report runs/none").code(1).stderr(contains("runs/none"));
+    place.run("report runs --out both.html").code(1).stderr(contains("is not a run"));
+}
+
+#[test]
+fn a_page_that_cannot_be_written_ends_no_training() {
+    let place = Workplace::new();
+    std::fs::create_dir_all(place.path("runs/tiny/report.html/in_the_way")).unwrap();
+    place
+        .run("train --config tiny.yaml --runs-dir runs --epochs 1")
+        .success()
+        .stderr(contains("error: the report was not written: runs/tiny/report.html"));
+    assert!(place.path("runs/tiny/result.json").exists());
 }
 
 fn predictions(place: &Workplace) {
@@ -347,7 +406,7 @@ fn numbers_out_of_range_are_bad_usage() {
 
 #[test]
 fn every_command_has_an_example() {
-    for command in ["train", "experiments", "compare", "evaluate", "inspect", "predict"] {
+    for command in ["train", "experiments", "compare", "report", "watch", "evaluate", "inspect", "predict"] {
         let mut help = Command::cargo_bin("emberformer").unwrap();
         help.args([command, "--help"])
             .assert()

@@ -6,7 +6,7 @@ use crate::data::sampler::Sampler;
 use crate::data::store::Store;
 use crate::train::checkpoint::Checkpoint;
 use crate::train::engine::load_model;
-use crate::train::evaluate::{Summary, evaluate};
+use crate::train::evaluate::{Part, Summary, evaluate};
 use crate::train::metrics::{CurvePoint, Evaluation, Scores, Totals, precision_recall_curve};
 use crate::{Error, Result};
 use comfy_table::{Table, presets};
@@ -54,28 +54,6 @@ struct Report {
     precision_recall_curve: Vec<CurvePoint>,
 }
 
-/// Some of the samples.
-#[derive(Serialize)]
-struct Part {
-    samples: u64,
-    loss: f64,
-    scores: Scores,
-    growth: Scores,
-    copy_last: Scores,
-}
-
-impl Part {
-    fn new(totals: &Totals) -> Self {
-        Self {
-            samples: totals.samples,
-            loss: totals.mean_loss(),
-            scores: Scores::of(&totals.counts),
-            growth: Scores::of(&totals.growth),
-            copy_last: Scores::of(&totals.copy_last),
-        }
-    }
-}
-
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
     let path = &args.checkpoint;
@@ -98,7 +76,7 @@ pub fn run(args: Args) -> Result<()> {
     let ids = sequences(&checkpoint, &store, &split, path)?;
     let sampler = Sampler::new(&store, &ids, config.sampler_settings())?;
 
-    let singles: Vec<_> = sampler.samples().iter().map(|sample| vec![*sample]).collect();
+    let singles = sampler.singly();
     let bar = indicatif::ProgressBar::new(singles.len() as u64);
     let loss = config.loss_settings();
     let evaluation = evaluate(
@@ -107,7 +85,7 @@ pub fn run(args: Args) -> Result<()> {
         config.sampler_settings().max_seq_len,
         true,
         |batch| model.evaluate(&batch.inputs, &batch.target, &loss, &thresholds),
-        |done, _| bar.set_position(done as u64),
+        |totals, _| bar.set_position(totals.samples),
     )?;
     bar.finish_and_clear();
 

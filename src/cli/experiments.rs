@@ -1,6 +1,7 @@
 //! `emberformer experiments`
 
 use crate::cli::print;
+use crate::cli::setup::report_line;
 use crate::cli::train::run_name;
 use crate::config::Config;
 use crate::device::gpu;
@@ -20,7 +21,8 @@ const FULL: [&str; 2] = ["configs/emberformer.yaml", "configs/emberformer_bce_di
 /// The same two losses, small.
 const QUICK: [&str; 2] = ["configs/emberformer_quick.yaml", "configs/emberformer_quick_bce_dice.yaml"];
 
-/// Trains the experiments, one at a time on each device, each with its log under logs/, then compares them.
+/// Trains the experiments, one at a time on each device, each with its log under logs/, then compares them: in the
+/// terminal, and as a page in report.html beside the runs.
 ///
 /// A run that was begun before is resumed. If one fails, the others are still trained, and the exit code is 1.
 #[derive(Debug, clap::Args)]
@@ -98,11 +100,14 @@ pub fn run(args: Args) -> Result<()> {
             });
         }
     });
-    let (mut finished, mut failures) = (Vec::new(), Vec::new());
+    let (mut finished, mut folders, mut failures) = (Vec::new(), Vec::new(), Vec::new());
     for (i, run) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
         let experiment = &experiments[i];
         match run {
-            Ok(run) => finished.push(run),
+            Ok(run) => {
+                finished.push(run);
+                folders.push(experiment.folder.clone());
+            }
             Err(error) => {
                 eprintln!("error: {error}");
                 failures.push(experiment.name.clone());
@@ -111,6 +116,9 @@ pub fn run(args: Args) -> Result<()> {
     }
     if !finished.is_empty() {
         print(&format!("\n{}", Comparison::new(&finished).text()))?;
+        if let Some(line) = report_line(&folders, &folders[0].with_file_name("report.html")) {
+            print(&line)?;
+        }
     }
     match failures.as_slice() {
         [] => Ok(()),

@@ -9,10 +9,12 @@ mod evaluate;
 mod experiments;
 mod inspect;
 mod predict;
+mod report;
 mod setup;
 mod synth;
 mod train;
 mod verify;
+mod watch;
 
 use crate::{Error, Result};
 use clap::{Parser, Subcommand};
@@ -37,9 +39,11 @@ enum Command {
     Experiments(experiments::Args),
     Inspect(inspect::Args),
     Predict(predict::Args),
+    Report(report::Args),
     Synth(synth::Args),
     Train(train::Args),
     Verify(verify::Args),
+    Watch(watch::Args),
 }
 
 /// Runs the command line and returns the exit code: 0 done, 2 bad usage or configuration, 1 failed.
@@ -54,9 +58,11 @@ pub fn main() -> ExitCode {
         Command::Experiments(args) => experiments::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Predict(args) => predict::run(args),
+        Command::Report(args) => report::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Train(args) => train::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Watch(args) => watch::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

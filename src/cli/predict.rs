@@ -1,7 +1,7 @@
 //! `emberformer predict`
 
 use crate::cli::print;
-use crate::cli::setup::{check_data, config_of, crop, device, evaluation_precision, open_store, write_picture};
+use crate::cli::setup::{check_data, config_of, crop, device, evaluation_precision, open_store, wind, write_picture};
 use crate::data::augment::Augment;
 use crate::data::batch::{FrameSource, assemble};
 use crate::data::geotiff::{GeoTiff, Georeference, write_geotiff};
@@ -10,7 +10,7 @@ use crate::data::sampler::SampleId;
 use crate::data::store::Store;
 use crate::model::EmberFormer;
 use crate::patch::Grid;
-use crate::report::pictures;
+use crate::report::pictures::{self, Panels};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::engine::load_model;
 use crate::{Error, Result};
@@ -143,6 +143,7 @@ pub fn run(args: Args) -> Result<()> {
         model,
         max_seq_len: config.sampler_settings().max_seq_len,
         wind_direction: config.data.wind_direction,
+        threshold: config.thresholds().prediction,
         landscape,
     };
     let bar = indicatif::ProgressBar::new(samples.len() as u64);
@@ -195,6 +196,7 @@ struct Setting<'a> {
     model: EmberFormer,
     max_seq_len: usize,
     wind_direction: WindDirection,
+    threshold: f64,
     landscape: Georeference,
 }
 
@@ -216,24 +218,19 @@ impl Setting<'_> {
         std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, "cannot create the folder", &e))?;
         let file = |what: &str| folder.join(format!("iso_{:03}_{what}", k + 1));
         pictures::probability_png(&file("probability.png"), &probability, height, width)?;
-        let wind = self.wind(sequence, k);
-        let picture = pictures::triptych(&probability, truth.as_deref(), &last, height, width, wind);
+        let picture = pictures::picture(&Panels {
+            heading: &format!("{}, frame {}", source.id(sequence), k + 1),
+            prediction: &probability,
+            threshold: self.threshold,
+            target: truth.as_deref(),
+            last_frame: &last,
+            height,
+            width,
+            wind: wind(store, self.wind_direction, sample),
+        });
         write_picture(&file("picture.png"), &picture)?;
         let [y0, _, x0, _] = store.sequences()[sequence].window;
         let georeference = self.landscape.shifted(x0, y0);
         write_geotiff(&file("probability.tif"), width, height, &[&probability], &["probability"], None, &georeference)
-    }
-
-    /// Wind speed, and the direction to which the wind blows, in the files' units.
-    fn wind(&self, sequence: usize, t: usize) -> Option<(f32, f32)> {
-        let [speed, direction] = *self.source.wind(sequence).get(t)?;
-        let range = self.source.store.wind_range();
-        let unscaled = |value: f32, [low, high]: [f32; 2]| low + value * (high - low);
-        let direction = unscaled(direction, range.direction);
-        let toward = match self.wind_direction {
-            WindDirection::From => direction + 180.0,
-            WindDirection::To => direction,
-        };
-        Some((unscaled(speed, range.speed), toward.rem_euclid(360.0)))
     }
 }

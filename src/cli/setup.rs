@@ -1,18 +1,21 @@
 //! What several commands need first: the data set of a configuration, packed, and its samples.
 
 use crate::config::Config;
-use crate::data::sampler::Sampler;
+use crate::data::raw::WindDirection;
+use crate::data::sampler::{SampleId, Sampler};
 use crate::data::split::Split;
 use crate::data::store::Store;
 use crate::data::synth::{SynthSettings, generate};
 use crate::device::Device;
 use crate::patch::Grid;
+use crate::report::page::write_report;
 use crate::storage::write_whole;
 use crate::tensor::DType;
+use crate::track::folder::RunFolder;
 use crate::train::checkpoint::{Checkpoint, DataDescription};
 use crate::{Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The device of `--device` and `--gpu`.
 pub fn device(device: &str, gpu: Option<u32>) -> Result<Device> {
@@ -143,6 +146,19 @@ pub fn crop<T>(grid: Grid, height: usize, width: usize, pixels: impl Iterator<It
     pixels.enumerate().filter(|(i, _)| inside(*i)).map(|(_, pixel)| pixel).collect()
 }
 
+/// Wind speed at the end of a sample's history, and the direction to which the wind blows, in the files' units.
+pub fn wind(store: &Store, means: WindDirection, sample: SampleId) -> Option<(f32, f32)> {
+    let [speed, direction] = *store.wind(sample.sequence).get(sample.k)?;
+    let range = store.wind_range();
+    let unscaled = |value: f32, [low, high]: [f32; 2]| low + value * (high - low);
+    let direction = unscaled(direction, range.direction);
+    let toward = match means {
+        WindDirection::From => direction + 180.0,
+        WindDirection::To => direction,
+    };
+    Some((unscaled(speed, range.speed), toward.rem_euclid(360.0)))
+}
+
 /// Writes a picture as PNG, whole or not at all.
 pub fn write_picture(path: &Path, picture: &image::RgbImage) -> Result<()> {
     let mut bytes = std::io::Cursor::new(Vec::new());
@@ -150,6 +166,29 @@ pub fn write_picture(path: &Path, picture: &image::RgbImage) -> Result<()> {
         .write_to(&mut bytes, image::ImageFormat::Png)
         .map_err(|e| Error::failed(path.display(), format_args!("cannot be encoded: {e}"), "use smaller windows"))?;
     write_whole(path, bytes.get_ref())
+}
+
+/// The folders of runs.
+pub fn open_runs(paths: &[PathBuf]) -> Result<Vec<RunFolder>> {
+    paths.iter().map(|path| RunFolder::open(path)).collect()
+}
+
+/// The default configuration, resolved.
+pub fn default_yaml() -> Result<String> {
+    Ok(Config::parse("the defaults", "", &[])?.config.resolved_yaml())
+}
+
+/// Writes the report of these runs to `out` and returns a line that says so. After hours of training a page that cannot
+/// be written is a line on standard error, not a failure.
+pub fn report_line(runs: &[PathBuf], out: &Path) -> Option<String> {
+    let written = open_runs(runs).and_then(|runs| write_report(&runs, &default_yaml()?, out));
+    match written {
+        Ok(()) => Some(format!("the report is in {}", out.display())),
+        Err(error) => {
+            eprintln!("error: the report was not written: {error}");
+            None
+        }
+    }
 }
 
 /// Digits in groups of three.

@@ -1,14 +1,19 @@
 //! `emberformer train`
 
-use crate::cli::setup::{Parts, crop, describe_data, device, grouped, open_store, sequence_ids, write_picture};
+use crate::cli::print;
+use crate::cli::setup::{
+    Parts, crop, describe_data, device, grouped, open_store, report_line, sequence_ids, wind, write_picture,
+};
 use crate::config::{Config, Loaded};
 use crate::data::batch::Batch;
 use crate::data::resident::Placement;
 use crate::data::split::Split;
 use crate::data::store::Store;
+use crate::device::Device;
 use crate::model::{Inputs, ModelSettings};
 use crate::ops::loss::LossSettings;
-use crate::report::pictures::triptych;
+use crate::report::pictures::{Panels, picture};
+use crate::tensor::DType;
 use crate::track::console::Console;
 use crate::track::folder::{Expected, RunFolder, expand_name};
 use crate::track::tracker::{About, Tracker};
@@ -69,6 +74,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let runs_dir = args.runs_dir.as_ref().unwrap_or(&config.train.checkpoint_dir);
     let folder = RunFolder::new(runs_dir, &name, args.resume)?;
+    let wandb = config.wandb_settings(&name, |variable| std::env::var(variable).ok())?;
 
     let store = open_store(config, args.quiet)?;
     // A resumed run keeps its sequences even where the split would be drawn or read differently by now.
@@ -91,8 +97,15 @@ pub fn run(args: Args) -> Result<()> {
         .map_err(|e| Error::failed("split", e, "this is a defect; please report it"))?;
     folder.create(&config.resolved_yaml(), &(split_text + "\n"))?;
     let expected = &config.expected;
+    let wandb = wandb.map(|mut wandb| {
+        if wandb.auto_tags {
+            wandb.add_tags(labels(config, &device, precision));
+        }
+        wandb
+    });
     let about = About {
         device: device.describe(),
+        compute: precision.name().into(),
         parameters: model.parameter_counts().total(),
         loss: settings.recipe.loss,
         expected: Expected {
@@ -103,12 +116,13 @@ pub fn run(args: Args) -> Result<()> {
             average_precision: expected.ap,
         },
         patience: settings.recipe.stopping.enabled.then_some(settings.recipe.stopping.patience),
+        config: serde_json::to_value(config).unwrap_or_default(), // plain structs with text keys
+        wandb,
     };
     let checkpoint_dir = folder.path("checkpoints");
-    let tracker = Tracker::new(folder.clone(), about, Console::new(args.quiet))?;
-    let (height, width) = store.window();
-    let mut tracker = tracker.with_preview(Box::new(move |folder, epoch, batch, logits| {
-        draw_preview(folder, epoch, batch, logits, height, width)
+    let tracker = Tracker::new(folder.clone(), about, device.clone(), Console::new(args.quiet))?;
+    let mut tracker = tracker.with_preview(Box::new(|folder, epoch, batch, logits| {
+        draw_preview(config, &store, folder, epoch, batch, logits)
     }));
     tracker.line(&format!("run     {}", folder.root().display()))?;
     tracker.line(&format!("device  {}", device.describe()))?;
@@ -134,7 +148,28 @@ pub fn run(args: Args) -> Result<()> {
         settings: &settings,
         checkpoint_dir,
     };
-    train(&task, &mut engine, &mut tracker, args.resume).map(|_| ())
+    train(&task, &mut engine, &mut tracker, args.resume).inspect_err(|e| tracker.failed(e))?;
+    // Its lock would show the run as one that still trains.
+    drop(tracker);
+    let line = report_line(&[folder.root().to_path_buf()], &folder.path("report.html"));
+    match line {
+        Some(line) if !args.quiet => print(&line),
+        _ => Ok(()),
+    }
+}
+
+/// What tells a run from others at a glance.
+fn labels(config: &Config, device: &Device, precision: DType) -> Vec<String> {
+    let word = |value: serde_json::Result<serde_json::Value>| value.ok()?.as_str().map(str::to_string);
+    let loss = word(serde_json::to_value(config.model.loss.r#type));
+    let embedding = word(serde_json::to_value(config.model.temporal.fire_embedding)).map(|word| format!("fire-{word}"));
+    let device = match device {
+        Device::Cpu(_) => "cpu",
+        Device::Gpu(gpu) if gpu.is_emulated() => "emulated",
+        Device::Gpu(_) => "cuda",
+    };
+    let data = config.data_dir().file_name().map(|name| name.to_string_lossy().into_owned());
+    loss.into_iter().chain(embedding).chain([device.into(), precision.name().into()]).chain(data).collect()
 }
 
 /// The configuration, with the flags that are short for keys.
@@ -232,17 +267,32 @@ fn banner(
     lines
 }
 
-/// Writes the samples of a batch as pictures of prediction, truth and last frame.
-fn draw_preview(folder: &Path, epoch: u64, batch: &Batch, logits: &[f32], height: usize, width: usize) -> Result<()> {
+/// Writes the samples of a batch as pictures of prediction, truth, last frame and errors.
+fn draw_preview(
+    config: &Config,
+    store: &Store,
+    folder: &Path,
+    epoch: u64,
+    batch: &Batch,
+    logits: &[f32],
+) -> Result<()> {
     let Inputs { grid, history, frames, .. } = &batch.inputs;
+    let (height, width) = store.window();
     let words = grid.patches() * grid.words();
     let mask = |bits: &[u64]| crop(*grid, height, width, grid.unpack(bits).into_iter());
-    for (b, z) in logits.chunks_exact(grid.pixels()).enumerate() {
-        let probability = crop(*grid, height, width, z.iter().map(|z| 1.0 / (1.0 + (-z).exp())));
-        let last = mask(&frames[((b + 1) * history - 1) * words..][..words]);
-        let truth = mask(&batch.target.bits[b * words..][..words]);
-        let picture = triptych(&probability, Some(&truth), &last, height, width, None);
-        write_picture(&folder.join(format!("epoch_{:03}_{b}.png", epoch + 1)), &picture)?;
+    for (b, (sample, z)) in batch.samples.iter().zip(logits.chunks_exact(grid.pixels())).enumerate() {
+        let (id, frame) = (&store.sequences()[sample.sequence].id, sample.k + 1);
+        let picture = picture(&Panels {
+            heading: &format!("{id}, frame {frame}, after epoch {}", epoch + 1),
+            prediction: &crop(*grid, height, width, z.iter().map(|z| 1.0 / (1.0 + (-z).exp()))),
+            threshold: config.thresholds().prediction,
+            target: Some(&mask(&batch.target.bits[b * words..][..words])),
+            last_frame: &mask(&frames[((b + 1) * history - 1) * words..][..words]),
+            height,
+            width,
+            wind: wind(store, config.data.wind_direction, *sample),
+        });
+        write_picture(&folder.join(format!("{id}_frame_{frame:03}.png")), &picture)?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use crate::model::ModelSettings;
 use crate::ops::loss::{LossSettings, PosWeight, Thresholds};
 use crate::optim::{AdamSettings, LearningRates, Schedule};
 use crate::tensor::DType;
+use crate::track::wandb;
 use crate::train::settings::{Recipe, TrainSettings};
 use crate::train::stopping::{Mode, Monitor, StoppingSettings};
 use std::path::PathBuf;
@@ -285,6 +286,42 @@ impl Config {
             bucket_by_length: self.data.bucket_by_length,
             max_seq_len: self.model.temporal.max_seq_len,
         }
+    }
+
+    /// How the run `name` goes to Weights & Biases; none where it does not.
+    ///
+    /// # Errors
+    /// As [`wandb::Settings::with_environment`].
+    pub fn wandb_settings(
+        &self,
+        name: &str,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<wandb::Settings>> {
+        let section = &self.wandb;
+        if !section.enabled {
+            return Ok(None);
+        }
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let settings = wandb::Settings {
+            mode: section.mode.unwrap_or(wandb::Mode::Offline),
+            project: given(&section.project).unwrap_or_else(|| "emberformer".into()),
+            entity: given(&section.entity),
+            name: name.to_string(),
+            group: given(&section.group),
+            job_type: given(&section.job_type),
+            notes: given(&section.notes),
+            tags: section.tags.clone().unwrap_or_default(),
+            auto_tags: section.auto_tags.unwrap_or(true),
+            pictures: match section.log_batch_preview {
+                Some(false) => 0,
+                _ => section.max_preview_images.unwrap_or(usize::MAX),
+            },
+            artifacts: section.log_artifacts.unwrap_or(false),
+            dir: None,
+            run_id: None,
+        };
+        let settings = settings.with_environment(variable)?;
+        Ok((settings.mode != wandb::Mode::Disabled).then_some(settings))
     }
 
     /// Where the packed data lies while a GPU trains.

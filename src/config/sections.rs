@@ -5,6 +5,7 @@ use super::rule::{self, Rule};
 use crate::data::raw::{PadMode, WindDirection};
 use crate::data::resident::Residency;
 use crate::model::FireEmbedding;
+use crate::track::wandb;
 use crate::train::stopping::{Mode, Monitor};
 use serde::{Deserialize, Serialize};
 use serde_yaml::Value;
@@ -153,40 +154,41 @@ section! {
 }
 
 section! {
-    /// Names and notes of the run, and the tracking service's switches.
+    /// Names and notes of the run, and how it goes to Weights & Biases. The variables WANDB_MODE, WANDB_PROJECT,
+    /// WANDB_ENTITY, WANDB_NAME, WANDB_RUN_GROUP, WANDB_JOB_TYPE, WANDB_TAGS and WANDB_NOTES go before these keys.
     Wandb {
-        /// Whether the run is also written for the tracking service.
-        enabled: bool = false => rule::flag().without_effect();
-        /// How the tracking service is reached.
-        mode: Option<String> = None => rule::text().or_null().without_effect();
-        /// Project that the run belongs to.
-        project: Option<String> = None => rule::text().or_null().without_effect();
-        /// Owner of the project.
-        entity: Option<String> = None => rule::text().or_null().without_effect();
+        /// Whether the run is also written for Weights & Biases.
+        enabled: bool = false => rule::flag();
+        /// offline: for `wandb sync`; online: uploaded by the client `wandb` meanwhile; disabled: not at all; null: offline.
+        mode: Option<wandb::Mode> = None => rule::choice(&["offline", "online", "disabled"]).or_null();
+        /// Project that the run belongs to; null: emberformer.
+        project: Option<String> = None => rule::text().or_null();
+        /// Owner of the project; null: the user's default.
+        entity: Option<String> = None => rule::text().or_null();
         /// Name of the run.
         run_name: Option<String> = None => rule::text().or_null();
         /// Pattern of the name where none is given.
         run_name_template: Option<String> = None => rule::text().or_null();
         /// Tags of the run.
-        tags: Option<Vec<String>> = None => rule::text().list(None).or_null().without_effect();
-        /// Whether tags are made from the configuration.
-        auto_tags: Value = Value::Null => rule::anything();
+        tags: Option<Vec<String>> = None => rule::text().list(None).or_null();
+        /// Whether loss, fire embedding, device, precision, data set and git commit become tags too; null: they do.
+        auto_tags: Option<bool> = None => rule::flag().or_null();
         /// Notes about the run.
-        notes: Option<String> = None => rule::text().or_null().without_effect();
+        notes: Option<String> = None => rule::text().or_null();
         /// Group of runs that belong together.
-        group: Option<String> = None => rule::text().or_null().without_effect();
+        group: Option<String> = None => rule::text().or_null();
         /// Kind of run.
-        job_type: Option<String> = None => rule::text().or_null().without_effect();
-        /// Whether pictures of a batch are logged.
-        log_batch_preview: Value = Value::Null => rule::anything();
-        /// Pictures at most.
-        max_preview_images: Value = Value::Null => rule::anything();
+        job_type: Option<String> = None => rule::text().or_null();
+        /// Whether previews are logged; null: they are.
+        log_batch_preview: Option<bool> = None => rule::flag().or_null();
+        /// Previews of an epoch at most; null: all.
+        max_preview_images: Option<usize> = None => rule::whole(0, 1_000_000).or_null();
         /// Size of a picture.
         preview_size: Value = Value::Null => rule::anything();
         /// Whether weights and gradients are logged.
         watch: Value = Value::Null => rule::anything();
-        /// Whether checkpoints are logged.
-        log_artifacts: Value = Value::Null => rule::anything();
+        /// Whether the best checkpoint is logged as an artifact; null: it is not.
+        log_artifacts: Option<bool> = None => rule::flag().or_null();
     }
 }
 

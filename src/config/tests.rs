@@ -277,12 +277,12 @@ fn every_rule_allows_its_default() {
 fn keys_without_effect_are_listed_only_where_present() {
     assert!(parse("train: {epochs: 1}", &[]).unwrap().without_effect.is_empty());
     let loaded = parse(
-        "data: {num_workers: 4, batch_size: 2}\nwandb: {enabled: false, mode: x}",
+        "data: {num_workers: 4, batch_size: 2}\nwandb: {enabled: false, watch: all, preview_size: 256}",
         &["global.cudnn_benchmark=true"],
     );
     assert_eq!(
         loaded.unwrap().without_effect,
-        ["data.num_workers", "wandb.enabled", "wandb.mode", "global.cudnn_benchmark"]
+        ["data.num_workers", "wandb.watch", "wandb.preview_size", "global.cudnn_benchmark"]
     );
 }
 

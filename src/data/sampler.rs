@@ -111,6 +111,11 @@ impl Sampler {
         self.samples.chunks(self.settings.batch_size).map(<[_]>::to_vec).collect()
     }
 
+    /// Every sample once, in order, each in a batch of its own: for what is told apart by sample.
+    pub fn singly(&self) -> Vec<Vec<SampleId>> {
+        self.samples.iter().map(|sample| vec![*sample]).collect()
+    }
+
     /// Frames of a sample's history.
     fn history(&self, sample: &SampleId) -> usize {
         (sample.k + 1).min(self.settings.max_seq_len)

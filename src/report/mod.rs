@@ -1,4 +1,7 @@
-//! Comparison of runs, pictures.
+//! Comparison of runs, pictures, and the report as a page.
 
 pub mod compare;
+pub mod html;
+pub mod page;
 pub mod pictures;
+pub mod watch;

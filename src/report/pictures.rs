@@ -17,6 +17,8 @@ const PANEL_MIN: usize = 256;
 /// Side of a letter in pixels.
 const LETTER: usize = 8;
 const LINE: usize = LETTER + 5;
+/// Upper edge of the panels, below heading and captions.
+const TOP: usize = GAP + LETTER + GAP + LINE;
 /// Lines of text below the panels.
 const FOOTER: usize = 4;
 
@@ -70,25 +72,38 @@ impl Outcome {
     }
 }
 
-/// The prediction, the target, the last frame and, where a target is given, the errors at a probability of 0.5, side by
-/// side with captions.
-///
-/// `prediction` holds probabilities, `target` and `last_frame` 0 or 1 (any other value counts as fire), each [height·width]
-/// row-major; what is missing from a slice counts as no fire. `wind` is the speed and the direction *to* which the wind
-/// blows, in degrees clockwise from north.
-pub fn triptych(
-    prediction: &[f32],
-    target: Option<&[u8]>,
-    last_frame: &[u8],
-    height: usize,
-    width: usize,
-    wind: Option<(f32, f32)>,
-) -> RgbImage {
+/// What a picture shows. Slices are [height·width], row-major; what is missing from a slice counts as no fire.
+#[derive(Debug, Clone, Copy)]
+pub struct Panels<'a> {
+    /// A line above the panels.
+    pub heading: &'a str,
+    /// Probabilities.
+    pub prediction: &'a [f32],
+    /// A pixel is predicted to burn above this.
+    pub threshold: f64,
+    /// 0 or 1; any other value counts as fire.
+    pub target: Option<&'a [u8]>,
+    /// 0 or 1, as the target.
+    pub last_frame: &'a [u8],
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// Speed, and direction *to* which the wind blows, in degrees clockwise from north.
+    pub wind: Option<(f32, f32)>,
+}
+
+/// The prediction, the last frame and, where there is a target, the target and the errors, side by side with captions.
+pub fn picture(panels: &Panels) -> RgbImage {
+    let Panels { heading, prediction, threshold, target, last_frame, height, width, wind } = *panels;
     let fire = |mask: &[u8], i: usize| mask.get(i).is_some_and(|&v| v != 0);
     let probability = |i: usize| prediction.get(i).copied().unwrap_or(0.0);
-    let outcome = |target: &[u8], i: usize| Outcome::of(probability(i) > 0.5, fire(target, i), fire(last_frame, i));
+    let outcome = |target: &[u8], i: usize| {
+        Outcome::of(f64::from(probability(i)) > threshold, fire(target, i), fire(last_frame, i))
+    };
 
     let mut sheet = Sheet::new(height, width, if target.is_some() { 4 } else { 2 });
+    sheet.text(GAP, GAP, heading);
     let left = sheet.panel("prediction", |i| viridis(probability(i)));
     sheet.scale_of_probabilities(left);
     if let Some(target) = target {
@@ -99,7 +114,7 @@ pub fn triptych(
         sheet.wind(left, speed, toward);
     }
     if let Some(target) = target {
-        let left = sheet.panel("errors at p > 0.5", |i| outcome(target, i).colour());
+        let left = sheet.panel(&format!("errors at p > {threshold}"), |i| outcome(target, i).colour());
         let mut counts = [0usize; Outcome::SHOWN.len()];
         for i in 0..height * width {
             if let Some(place) = Outcome::SHOWN.iter().position(|&o| o == outcome(target, i)) {
@@ -139,7 +154,7 @@ impl Sheet {
         let (height, width) = (height.max(1), width.max(1));
         let zoom = PANEL_MIN.div_ceil(height.min(width));
         let across = panels * (width * zoom + GAP) + GAP;
-        let down = GAP + LINE + height * zoom + GAP + FOOTER * LINE;
+        let down = TOP + height * zoom + GAP + FOOTER * LINE;
         let clamp = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Self { image: RgbImage::from_pixel(clamp(across), clamp(down), PAPER), height, width, zoom, panels: 0 }
     }
@@ -148,10 +163,10 @@ impl Sheet {
     fn panel(&mut self, caption: &str, colour: impl Fn(usize) -> Rgb<u8>) -> usize {
         let left = GAP + self.panels * (self.width * self.zoom + GAP);
         self.panels += 1;
-        self.text(left, GAP, caption);
+        self.text(left, TOP - LINE, caption);
         for y in 0..self.height {
             for x in 0..self.width {
-                let (px, py) = (left + x * self.zoom, GAP + LINE + y * self.zoom);
+                let (px, py) = (left + x * self.zoom, TOP + y * self.zoom);
                 self.fill(px, py, self.zoom, self.zoom, colour(y * self.width + x));
             }
         }
@@ -160,7 +175,7 @@ impl Sheet {
 
     /// First row of the legends.
     fn footer(&self) -> usize {
-        GAP + LINE + self.height * self.zoom + GAP
+        TOP + self.height * self.zoom + GAP
     }
 
     fn scale_of_probabilities(&mut self, left: usize) {
@@ -279,15 +294,25 @@ mod tests {
         (rows([1.0, 0.9, 0.1, 0.8]), masks([1.0, 1.0, 1.0, 0.0]), masks([1.0, 0.0, 0.0, 0.0]))
     }
 
+    fn draw(
+        prediction: &[f32],
+        target: Option<&[u8]>,
+        last_frame: &[u8],
+        [height, width]: [usize; 2],
+        wind: Option<(f32, f32)>,
+    ) -> RgbImage {
+        picture(&Panels { heading: "", prediction, threshold: 0.5, target, last_frame, height, width, wind })
+    }
+
     /// The colour in the middle of a row of a panel.
     fn at(image: &RgbImage, panel: u32, row: u32) -> Rgb<u8> {
-        *image.get_pixel(10 + panel * 266 + 130, 10 + 13 + row * 64 + 32)
+        *image.get_pixel(10 + panel * 266 + 130, TOP as u32 + row * 64 + 32)
     }
 
     #[test]
     fn panels_stand_side_by_side_and_errors_have_their_own_colours() {
         let (prediction, target, last) = rows();
-        let image = triptych(&prediction, Some(&target), &last, 4, 4, Some((20.0, 90.0)));
+        let image = draw(&prediction, Some(&target), &last, [4, 4], Some((20.0, 90.0)));
         assert_eq!(image.width(), 4 * 266 + 10);
         assert_eq!((at(&image, 0, 0), at(&image, 1, 2), at(&image, 2, 0)), (BURNED, BURNED, BURNED));
         assert_eq!((at(&image, 1, 3), at(&image, 2, 1)), (Rgb([68, 1, 84]), Rgb([68, 1, 84])));
@@ -298,29 +323,43 @@ mod tests {
     #[test]
     fn without_a_target_there_are_two_panels() {
         let (prediction, _, last) = rows();
-        let image = triptych(&prediction, None, &last, 4, 4, None);
+        let image = draw(&prediction, None, &last, [4, 4], None);
         assert_eq!(image.width(), 2 * 266 + 10);
         assert_eq!(at(&image, 1, 0), BURNED);
         // A large window is not enlarged.
-        assert_eq!(triptych(&[], None, &[], 300, 400, None).width(), 2 * 410 + 10);
+        assert_eq!(draw(&[], None, &[], [300, 400], None).width(), 2 * 410 + 10);
     }
 
     #[test]
     fn captions_and_the_wind_arrow_leave_ink() {
         let (prediction, target, last) = rows();
         let ink = |image: &RgbImage| image.pixels().filter(|p| **p == INK).count();
-        let calm = triptych(&prediction, Some(&target), &last, 4, 4, None);
-        let windy = triptych(&prediction, Some(&target), &last, 4, 4, Some((12.5, 200.0)));
+        let calm = draw(&prediction, Some(&target), &last, [4, 4], None);
+        let windy = draw(&prediction, Some(&target), &last, [4, 4], Some((12.5, 200.0)));
         assert!(ink(&calm) > 400 && ink(&windy) > ink(&calm) + 100);
-        let odd = triptych(&prediction, Some(&target), &last, 4, 4, Some((f32::NAN, f32::INFINITY)));
+        let odd = draw(&prediction, Some(&target), &last, [4, 4], Some((f32::NAN, f32::INFINITY)));
         assert_eq!(ink(&odd), ink(&calm));
+        let panels = Panels {
+            heading: "sequence_007",
+            prediction: &prediction,
+            threshold: 0.85,
+            target: Some(&target),
+            last_frame: &last,
+            height: 4,
+            width: 4,
+            wind: None,
+        };
+        let headed = picture(&panels);
+        assert!(ink(&headed) > ink(&calm) + 100);
+        // A false alarm at 0.8 is none above 0.85.
+        assert_eq!((at(&calm, 3, 3), at(&headed, 3, 3)), (Outcome::FalseAlarm.colour(), Outcome::Quiet.colour()));
     }
 
     #[test]
     fn odd_input_is_drawn_and_does_not_panic() {
-        let image = triptych(&[f32::NAN, 7.0, -1.0], Some(&[]), &[255], 2, 2, Some((1.0, -30.0)));
-        assert_eq!(*image.get_pixel(15, 30), UNKNOWN);
-        triptych(&[], None, &[], 0, 0, None);
+        let image = draw(&[f32::NAN, 7.0, -1.0], Some(&[]), &[255], [2, 2], Some((1.0, -30.0)));
+        assert_eq!(*image.get_pixel(15, TOP as u32 + 7), UNKNOWN);
+        draw(&[], None, &[], [0, 0], None);
     }
 
     #[test]

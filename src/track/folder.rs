@@ -1,5 +1,6 @@
 //! A run's folder: `config.yaml`, `split.json`, `metrics.jsonl` (one JSON object a line, the source of truth),
-//! `train.log`, `result.json`, `images/` and `checkpoints/`.
+//! `evaluations.jsonl` (counts and histograms of each evaluation), `timing.jsonl` (times and machines), `train.log`,
+//! `result.json`, `report.html`, `previews/epoch_NNN/` and `checkpoints/`.
 
 use crate::ops::loss::LossSettings;
 use crate::storage::write_whole;
@@ -7,6 +8,9 @@ use crate::train::evaluate::RunResult;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+
+/// Folder of the pictures of predictions, one folder an epoch (from 1) with one PNG a sample.
+pub const PREVIEWS: &str = "previews";
 
 /// The folder of one run.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,12 +4,12 @@ use crate::data::augment::Augment;
 use crate::data::batch::{Batch, FrameSource, assemble};
 use crate::data::sampler::SampleId;
 use crate::ops::loss::{Counts, LossReport};
-use crate::train::metrics::{Evaluation, Scores, average_precision, best_threshold, counts_at};
+use crate::train::metrics::{Evaluation, Scores, Totals, average_precision, best_threshold, counts_at};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Runs `forward` (which returns a batch's report in evaluation mode) over the batches; `progress` hears (done, all)
-/// after each.
+/// Runs `forward` (which returns a batch's report in evaluation mode) over the batches; `progress` hears
+/// after each what came out so far, and of how many samples in all.
 ///
 /// With `breakdown` the result also has its totals by length of history and by sequence. For that every batch must
 /// consist of one sample, because a report does not tell its samples apart.
@@ -22,10 +22,11 @@ pub fn evaluate<S: FrameSource>(
     max_seq_len: usize,
     breakdown: bool,
     mut forward: impl FnMut(&Batch) -> Result<LossReport>,
-    mut progress: impl FnMut(usize, usize),
+    mut progress: impl FnMut(&Totals, u64),
 ) -> Result<Evaluation> {
     let mut evaluation = Evaluation::default();
-    for (done, samples) in batches.iter().enumerate() {
+    let all = batches.iter().map(|samples| samples.len() as u64).sum();
+    for samples in batches {
         let batch = assemble(source, samples, max_seq_len, &Augment::None, (0, 0))?;
         let report = forward(&batch)?;
         if !report.loss.is_finite() {
@@ -42,7 +43,7 @@ pub fn evaluate<S: FrameSource>(
             let sequence = evaluation.by_sequence.entry(source.id(sample.sequence).to_string()).or_default();
             sequence.add(&report, 1, batch.inputs.history);
         }
-        progress(done + 1, batches.len());
+        progress(&evaluation.totals, all);
     }
     Ok(evaluation)
 }
@@ -102,6 +103,34 @@ impl Summary {
             growth_average_precision: average_precision(growth_histogram),
             at_threshold: at(threshold, totals.counts, totals.growth),
             at_best: at(best, counts_at(histogram, best), counts_at(growth_histogram, best)),
+            copy_last: Scores::of(&totals.copy_last),
+        }
+    }
+}
+
+/// The scores of some of the samples.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Part {
+    /// Samples seen.
+    pub samples: u64,
+    /// Mean loss.
+    pub loss: f64,
+    /// Over all valid pixels.
+    pub scores: Scores,
+    /// Over the valid pixels that do not burn in the last frame.
+    pub growth: Scores,
+    /// Copying the last frame of the history.
+    pub copy_last: Scores,
+}
+
+impl Part {
+    /// The scores of some totals.
+    pub fn new(totals: &Totals) -> Self {
+        Self {
+            samples: totals.samples,
+            loss: totals.mean_loss(),
+            scores: Scores::of(&totals.counts),
+            growth: Scores::of(&totals.growth),
             copy_last: Scores::of(&totals.copy_last),
         }
     }

@@ -127,6 +127,58 @@ pub fn best_threshold(h: &Histogram) -> (f64, f64) {
     best
 }
 
+/// Equal ranges of probability that [`calibration`] tells apart.
+const CALIBRATION_BINS: usize = 10;
+
+/// Whether probabilities mean what they say.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Calibration {
+    /// Ranges of probability that hold pixels, from low to high.
+    pub bins: Vec<CalibrationBin>,
+    /// Expected calibration error: the mean over pixels of the distance between a bin's predicted and observed frequency.
+    pub error: f64,
+}
+
+/// The pixels of a range of probability.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct CalibrationBin {
+    /// The range's lower end.
+    pub low: f64,
+    /// The range's upper end.
+    pub high: f64,
+    /// How many pixels have such a probability.
+    pub pixels: u64,
+    /// Their mean probability, to half a bin of the histogram.
+    pub predicted: f64,
+    /// The fraction of them that burns.
+    pub observed: f64,
+}
+
+/// The reliability of probabilities (M. P. Naeini et al., 2015), from a histogram of them.
+pub fn calibration(h: &Histogram) -> Calibration {
+    let mut sums = [(0u64, 0u64, 0.0f64); CALIBRATION_BINS]; // pixels, burning ones, sum of p
+    for (i, (positive, negative)) in h.positive.iter().zip(&h.negative).enumerate() {
+        let (pixels, burning, p) = &mut sums[(i * CALIBRATION_BINS / BINS).min(CALIBRATION_BINS - 1)];
+        *pixels += positive + negative;
+        *burning += positive;
+        *p += (positive + negative) as f64 * (i as f64 + 0.5) / BINS as f64;
+    }
+    let edge = |i: usize| i as f64 / CALIBRATION_BINS as f64;
+    let held = sums.iter().enumerate().filter(|(_, (pixels, ..))| *pixels > 0);
+    let bins: Vec<CalibrationBin> = held
+        .map(|(i, &(pixels, burning, p))| CalibrationBin {
+            low: edge(i),
+            high: edge(i + 1),
+            pixels,
+            predicted: p / pixels as f64,
+            observed: ratio(burning, pixels),
+        })
+        .collect();
+    let all = bins.iter().map(|bin| bin.pixels).sum::<u64>().max(1) as f64;
+    let error = bins.iter().map(|bin| bin.pixels as f64 * (bin.predicted - bin.observed).abs()).sum::<f64>() / all;
+    Calibration { bins, error }
+}
+
 /// Losses and counts summed over batches. Losses weigh by the batch's samples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
@@ -165,7 +217,7 @@ impl Totals {
 }
 
 /// What an evaluation over samples gave. Counts are at the threshold it was made with.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Loss and counts.
     pub totals: Totals,
@@ -316,6 +368,21 @@ pub(crate) mod tests {
         assert!(threshold > 0.34 && threshold <= 0.35, "{threshold}: the nearest to 0.5 of the equally good ones");
         assert_eq!(Scores::of(&counts_at(&h, threshold)).f1, f1);
         assert_eq!(best_threshold(&Histogram::default()), (0.5, 0.0));
+    }
+
+    #[test]
+    fn calibration_by_hand() {
+        // Three pixels at 0.25 of which one burns, one at 0.75 that burns.
+        let h = histogram(&[(0.25, true), (0.25, false), (0.25, false), (0.75, true)]);
+        let Calibration { bins, error } = calibration(&h);
+        assert_eq!(bins.len(), 2);
+        assert_eq!((bins[0].low, bins[0].high, bins[0].pixels), (0.2, 0.3, 3));
+        assert_eq!((bins[0].observed, bins[1].observed), (1.0 / 3.0, 1.0));
+        let half = 0.5 / BINS as f64;
+        assert!((bins[0].predicted - 0.25 - half).abs() < 1e-12 && (bins[1].predicted - 0.75 - half).abs() < 1e-12);
+        let by_hand = (3.0 * (1.0 / 3.0 - 0.25 - half) + (1.0 - 0.75 - half)) / 4.0;
+        assert!((error - by_hand).abs() < 1e-12);
+        assert_eq!(calibration(&Histogram::default()), Calibration { bins: vec![], error: 0.0 });
     }
 
     #[test]

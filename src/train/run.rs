@@ -159,6 +159,8 @@ pub struct Step<'a> {
     pub epoch: u64,
     /// Steps done within the epoch.
     pub position: u64,
+    /// Samples of its batch.
+    pub samples: usize,
     /// Its loss, where it was asked for: on a GPU that is where it is logged.
     pub loss: Option<f64>,
     /// Its line of metrics.jsonl, where it is to be logged.
@@ -172,11 +174,17 @@ pub struct EpochEnd<'a> {
     pub epoch: u64,
     /// Its line of metrics.jsonl.
     pub row: &'a Metrics,
+    /// Its validation.
+    pub validation: &'a Evaluation,
     /// Whether it is the best so far.
     pub best: bool,
     /// Early stopping after it.
     pub stopping: &'a Stopping,
-    /// What it took, validation included (of a resumed epoch: since the start).
+    /// What its steps took (of a resumed epoch: since the start).
+    pub train_time: Duration,
+    /// What its validation took.
+    pub validation_time: Duration,
+    /// What it took in all.
     pub time: Duration,
 }
 
@@ -197,19 +205,24 @@ pub trait Observer {
     fn start(&mut self, start: &Start) -> Result<()>;
     /// A step was done.
     fn step(&mut self, step: &Step) -> Result<()>;
-    /// `done` of `all` batches of the evaluation `what` were seen.
-    fn evaluating(&mut self, what: &str, done: usize, all: usize);
-    /// An epoch was done.
+    /// The evaluation `what` of `all` samples has come to `totals`.
+    fn evaluating(&mut self, what: &str, totals: &Totals, all: u64);
+    /// An epoch was done; its preview comes before.
     fn epoch_end(&mut self, end: &EpochEnd) -> Result<()>;
-    /// The first validation batch with its logits [B, H, W], every `log_images_every` epochs.
+    /// A few validation samples, always the same, with their logits [B, H, W], every `log_images_every` epochs.
     fn preview(&mut self, epoch: u64, batch: &Batch, logits: &[f32]) -> Result<()>;
     /// A checkpoint will be written: every line handed over must be on the disk now.
     fn sync(&mut self) -> Result<()>;
     /// A checkpoint was written.
     fn checkpoint(&mut self, path: &Path, progress: &Progress) -> Result<()>;
+    /// The best weights were evaluated on `part` of the split, with breakdown; it took `time`.
+    fn evaluated(&mut self, part: &str, evaluation: &Evaluation, time: Duration) -> Result<()>;
     /// The loop ended; where it is not paused, the result of the final evaluation follows.
     fn finish(&mut self, ended: Ended, result: Option<&RunResult>) -> Result<()>;
 }
+
+/// Samples in a preview, where the validation part has as many.
+const PREVIEWS: usize = 4;
 
 /// The last checkpoint's file name.
 pub const LAST: &str = "last.safetensors";
@@ -362,7 +375,8 @@ impl<'a, S: FrameSource + Sync, L: Learner> Training<'a, S, L> {
             row = logged.then(|| self.row(step_metrics(&report, &recipe.loss, &rates)));
         }
         let Progress { step, position, .. } = self.progress;
-        self.observer.step(&Step { step, epoch, position, loss, row: row.as_ref() })
+        let samples = upcoming.samples.len();
+        self.observer.step(&Step { step, epoch, position, samples, loss, row: row.as_ref() })
     }
 
     /// Brings the sums of the steps so far from the learner.
@@ -388,8 +402,10 @@ impl<'a, S: FrameSource + Sync, L: Learner> Training<'a, S, L> {
     /// Validates, decides about stopping, and saves.
     fn end_epoch(&mut self, began: Instant) -> Result<()> {
         let epoch = self.progress.epoch;
-        self.add_up()?;
-        let validation = self.evaluate("val", self.task.val)?;
+        self.add_up()?; // waits for the steps
+        let train_time = began.elapsed();
+        let validation = self.evaluate("val", &self.task.val.in_order(), false)?;
+        let validation_time = began.elapsed() - train_time;
         let mut metrics = train_epoch_metrics(&self.progress.totals);
         metrics.extend(validation_metrics(&validation));
 
@@ -398,14 +414,17 @@ impl<'a, S: FrameSource + Sync, L: Learner> Training<'a, S, L> {
         let best = self.stopping.update(settings, epoch, value);
         let row = self.row(metrics);
         self.history.push(row.clone());
+        self.preview()?;
         self.observer.epoch_end(&EpochEnd {
             epoch,
             row: &row,
+            validation: &validation,
             best,
             stopping: &self.stopping,
+            train_time,
+            validation_time,
             time: began.elapsed(),
         })?;
-        self.preview()?;
 
         self.progress.epoch += 1;
         self.progress.position = 0;
@@ -438,23 +457,34 @@ impl<'a, S: FrameSource + Sync, L: Learner> Training<'a, S, L> {
         if *every == 0 || !epoch.is_multiple_of(*every) {
             return Ok(());
         }
-        let Some(samples) = self.task.val.in_order().into_iter().next() else { return Ok(()) };
+        let all = self.task.val.samples();
+        let shown = PREVIEWS.min(all.len());
+        // From the middle of as many parts of the same size, which spreads them over sequences and lengths of history.
+        let samples: Vec<SampleId> = (0..shown).map(|i| all[(2 * i + 1) * all.len() / (2 * shown)]).collect();
         let batch = assemble(self.task.source, &samples, recipe.max_seq_len, &Default::default(), (0, 0))?;
         let logits = self.learner.logits(&batch)?;
         self.observer.preview(epoch, &batch, &logits)
     }
 
-    fn evaluate(&mut self, what: &str, sampler: &Sampler) -> Result<Evaluation> {
+    fn evaluate(&mut self, what: &str, batches: &[Vec<SampleId>], breakdown: bool) -> Result<Evaluation> {
         let recipe = &self.task.settings.recipe;
         let (learner, observer) = (&mut *self.learner, &mut *self.observer);
         evaluate(
             self.task.source,
-            &sampler.in_order(),
+            batches,
             recipe.max_seq_len,
-            false,
+            breakdown,
             |batch| learner.evaluate(batch, &recipe.loss, &recipe.thresholds),
-            |done, all| observer.evaluating(what, done, all),
+            |totals, all| observer.evaluating(what, totals, all),
         )
+    }
+
+    /// One sample at a time: only so can histories and sequences be told apart.
+    fn evaluate_finally(&mut self, part: &str, sampler: &Sampler) -> Result<Evaluation> {
+        let began = Instant::now();
+        let evaluation = self.evaluate(part, &sampler.singly(), true)?;
+        self.observer.evaluated(part, &evaluation, began.elapsed())?;
+        Ok(evaluation)
     }
 
     /// The best weights on validation and test.
@@ -467,9 +497,9 @@ impl<'a, S: FrameSource + Sync, L: Learner> Training<'a, S, L> {
             let checkpoint = Checkpoint::read(&best)?;
             self.learner.restore(&checkpoint, &best)?;
         }
-        let validation = self.evaluate("val", self.task.val)?;
+        let validation = self.evaluate_finally("val", self.task.val)?;
         let (split, test) = match self.task.test {
-            Some(sampler) => ("test", self.evaluate("test", sampler)?),
+            Some(sampler) => ("test", self.evaluate_finally("test", sampler)?),
             None => ("val", validation.clone()),
         };
         let recipe = &self.task.settings.recipe;

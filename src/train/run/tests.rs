@@ -208,6 +208,7 @@ impl Learner for Toy {
 struct Lines {
     lines: Vec<String>,
     previews: u64,
+    evaluated: Vec<String>,
     result: Option<RunResult>,
     /// Fails at this step, as a killed process would.
     die_at: Option<u64>,
@@ -225,7 +226,7 @@ impl Observer for Lines {
             _ => Ok(()),
         }
     }
-    fn evaluating(&mut self, _what: &str, _done: usize, _all: usize) {}
+    fn evaluating(&mut self, _what: &str, _totals: &Totals, _all: u64) {}
     fn epoch_end(&mut self, end: &EpochEnd) -> Result<()> {
         self.lines.push(serde_json::to_string(end.row).unwrap());
         Ok(())
@@ -240,6 +241,12 @@ impl Observer for Lines {
     }
     fn checkpoint(&mut self, path: &Path, _progress: &Progress) -> Result<()> {
         assert!(path.exists());
+        Ok(())
+    }
+    fn evaluated(&mut self, part: &str, evaluation: &Evaluation, _time: Duration) -> Result<()> {
+        let told_apart: u64 = evaluation.by_sequence.values().map(|totals| totals.samples).sum();
+        assert_eq!(told_apart, evaluation.totals.samples);
+        self.evaluated.push(part.to_string());
         Ok(())
     }
     fn finish(&mut self, _ended: Ended, result: Option<&RunResult>) -> Result<()> {
@@ -346,6 +353,7 @@ fn a_run_is_its_lines_its_checkpoints_and_its_result() {
     assert!(lines.lines[5].starts_with(r#"{"step":5,"epoch":0,"train/loss_epoch":"#), "{}", lines.lines[5]);
     assert!(lines.lines[5].contains(r#""val/f1_epoch":"#));
     assert_eq!((lines.previews, toy.frozen_steps), (2, 5));
+    assert_eq!(lines.evaluated, ["val", "test"]);
     let result = lines.result.unwrap();
     assert_eq!((result.steps, result.epochs, result.best_epoch, result.stopped_early), (15, 3, Some(0), false));
     assert_eq!((result.split.as_str(), result.test.samples), ("test", 3));
