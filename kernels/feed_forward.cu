@@ -133,7 +133,7 @@ KERNEL(512, feed_forward_bf16, FeedForward) {
 #pragma unroll
                 for (int i = 0; i < 8; ++i) {
                     const float z = pre[i / 2][2 * half + i % 2] + bias[i / 4].v[i % 4];
-                    h[i] = z * standard_normal(z).cdf;
+                    h[i] = z * standard_normal<bf16>(z).cdf;
                 }
                 dropout_apply8(p.inner, (first + g + 8 * half) * p.hidden + unit, h);
                 const Words words = pack_run(h);
@@ -387,7 +387,7 @@ KERNEL_RESIDENT(256, 1, feed_forward_backward_bf16, FeedForwardBackward) {
                     for (int i = 0; i < 4; ++i) {
                         const float factor = (kept[i % 2] >> (16 * m + i / 2 * 8) & 1) != 0 ? p.inner.scale : 0.0f;
                         const float z = pre[m][n][i] + bias[m][i / 2];
-                        const Normal normal = standard_normal(z);
+                        const Normal normal = standard_normal<bf16>(z);
                         pre[m][n][i] = z * normal.cdf * factor;
                         dh[m][n][i] *= (normal.cdf + z * normal.density) * factor;
                         db1[m][i / 2] += dh[m][n][i];

@@ -84,7 +84,7 @@ template <typename T, int V> __device__ void gelu(const LinearGelu &p) {
 #pragma unroll
         for (int i = 0; i < V; ++i) {
             const float z = y[i] + bias[i];
-            y[i] = z * standard_normal(z).cdf;
+            y[i] = z * standard_normal<T>(z).cdf;
         }
         drop(p.dropout, at, y);
         store_floats<V>(static_cast<T *>(p.y) + at, y);
@@ -108,7 +108,7 @@ template <typename T, int V> __device__ void gelu_backward(const LinearGeluBackw
 #pragma unroll
         for (int i = 0; i < V; ++i) {
             const float z = product[i] + bias[i];
-            const Normal normal = standard_normal(z);
+            const Normal normal = standard_normal<T>(z);
             dz[i] *= normal.cdf + z * normal.density;
             sum[i] += dz[i];
         }

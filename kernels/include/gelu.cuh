@@ -6,31 +6,19 @@
 // erff alone does, and those bound the kernels that keep their hidden units on the multiprocessor.
 #pragma once
 
-#include "common.cuh"
-
-// Within an ulp or two; numbers too small for a normal float are zeros.
-#ifdef __CUDACC__
-__device__ inline float fast_reciprocal(float x) {
-    float y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-__device__ inline float fast_exp2(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-#else
-inline float fast_reciprocal(float x) { return 1.0f / x; }
-inline float fast_exp2(float x) { return std::exp2(x); }
-#endif
+#include "fast_math.cuh"
 
 // Distribution function and density of the standard normal distribution.
 struct Normal {
     float cdf, density;
 };
 
-__device__ inline Normal standard_normal(float z) {
+// For activations of type T: float ones deserve the library's accuracy.
+template <typename T> __device__ Normal standard_normal(float z);
+template <> __device__ inline Normal standard_normal<float>(float z) {
+    return {0.5f * (1.0f + erff(z * 0.70710678f)), 0.39894228f * expf(-0.5f * z * z)};
+}
+template <> __device__ inline Normal standard_normal<bf16>(float z) {
     const float t = fast_reciprocal(1.0f + 0.28f * fabsf(z));
     const float exponential = fast_exp2(-0.72134752f * z * z); // e^(−z²/2)
     float q = 0.3910753f - 0.10608108f * t;
