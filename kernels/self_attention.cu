@@ -546,6 +546,34 @@ __device__ inline void keep_half(uint32_t (&a)[4], int half) {
     a[3 - 2 * half] = 0;
 }
 
+// sums += left·rightᵀ over the channels of a head, from `channel` on: of the tile's queries by its slots.
+template <int HS, int QM>
+__device__ inline void head_products(const Rows &left, const Rows &right, unsigned tile, unsigned channel, int head,
+                                     float (&sums)[QM][4][4]) {
+    constexpr int KEYS = HS > 16 ? HS / 16 : 1; // times 16 channels
+#pragma unroll
+    for (int at = 0; at < KEYS; ++at) {
+        uint32_t a[QM][4];
+#pragma unroll
+        for (int m = 0; m < QM; ++m) {
+            load_a(left, tile * 16 * QM + 16 * m, channel + 16 * at, a[m]);
+            if (HS == 8) {
+                keep_half(a[m], head);
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < 4; n += 2) {
+            uint32_t b[2][2];
+            load_b(right, tile * SLOTS + 8 * n, channel + 16 * at, b);
+#pragma unroll
+            for (int m = 0; m < QM; ++m) {
+                mma_bf16(sums[m][n], a[m], b[0]);
+                mma_bf16(sums[m][n + 1], a[m], b[1]);
+            }
+        }
+    }
+}
+
 template <unsigned ROWS> __device__ inline void fill_weights(const Rows &tile, const float *from) {
 #pragma unroll 2
     for (unsigned i = threadIdx.x; i < ROWS * 8; i += BACKWARD_THREADS) {
@@ -567,7 +595,6 @@ template <int HS, bool LAST> __device__ inline void backward(const SelfAttention
     constexpr int QM = LAST ? 1 : 2;          // times 16 queries of a tile
     constexpr unsigned QUERIES = 16 * QM;     // of a tile, and rows of its q, o, dr, do
     constexpr int HEADS = HS == 8 ? 2 : 1;    // that a warp takes in stages 1 and 4
-    constexpr int KEYS = HS > 16 ? HS / 16 : 1; // times 16 channels of a head
     const unsigned thread = threadIdx.x, lane = thread % 32, warp = thread / 32, quarter = lane % 4;
     const Rows in_weight{0}, out_weight{OUT_WEIGHT_AT}, q{QKV_AT}, k{QKV_AT + TILE_BYTES}, v{QKV_AT + 2 * TILE_BYTES};
     const Rows o{O_AT}, dr{DR_AT}, do_{DO_AT};
@@ -682,27 +709,7 @@ template <int HS, bool LAST> __device__ inline void backward(const SelfAttention
 #pragma unroll
             for (int h = 0; h < HEADS; ++h) {
                 float s[QM][4][4] = {};
-#pragma unroll
-                for (int at = 0; at < KEYS; ++at) {
-                    uint32_t a[QM][4];
-#pragma unroll
-                    for (int m = 0; m < QM; ++m) {
-                        load_a(q, tile * QUERIES + 16 * m, head_channel + 16 * at, a[m]);
-                        if (HS == 8) {
-                            keep_half(a[m], h);
-                        }
-                    }
-#pragma unroll
-                    for (int n = 0; n < 4; n += 2) {
-                        uint32_t b[2][2];
-                        load_b(k, tile * SLOTS + 8 * n, head_channel + 16 * at, b);
-#pragma unroll
-                        for (int m = 0; m < QM; ++m) {
-                            mma_bf16(s[m][n], a[m], b[0]);
-                            mma_bf16(s[m][n + 1], a[m], b[1]);
-                        }
-                    }
-                }
+                head_products<HS>(q, k, tile, head_channel, h, s);
                 softmax<QM>(s, keys, p.scale);
                 float keep_scale = 1.0f;
                 if (p.probabilities.threshold != 0) {
@@ -923,27 +930,7 @@ template <int HS, bool LAST> __device__ inline void backward(const SelfAttention
 #pragma unroll
             for (int h = 0; h < HEADS; ++h) {
                 float s[QM][4][4], dp[QM][4][4] = {};
-#pragma unroll
-                for (int at = 0; at < KEYS; ++at) {
-                    uint32_t a[QM][4];
-#pragma unroll
-                    for (int m = 0; m < QM; ++m) {
-                        load_a(do_, tile * QUERIES + 16 * m, head_channel + 16 * at, a[m]);
-                        if (HS == 8) {
-                            keep_half(a[m], h);
-                        }
-                    }
-#pragma unroll
-                    for (int n = 0; n < 4; n += 2) {
-                        uint32_t b[2][2];
-                        load_b(v, tile * SLOTS + 8 * n, head_channel + 16 * at, b);
-#pragma unroll
-                        for (int m = 0; m < QM; ++m) {
-                            mma_bf16(dp[m][n], a[m], b[0]);
-                            mma_bf16(dp[m][n + 1], a[m], b[1]);
-                        }
-                    }
-                }
+                head_products<HS>(do_, v, tile, head_channel, h, dp);
                 // The probabilities after dropout, then the scores' gradients, each turned by way of shared memory.
                 const auto multiply_turned = [&](const float (&left)[QM][4][4], const Rows &right, float (&sums)[2][2][4]) {
 #pragma unroll

@@ -17,6 +17,7 @@ pub struct Id(usize);
 pub struct Var {
     id: Id,
     value: Tensor,
+    constant: bool,
 }
 
 impl Var {
@@ -28,6 +29,11 @@ impl Var {
     /// Its name, without its storage.
     pub fn id(&self) -> Id {
         self.id
+    }
+
+    /// Whether nobody wants its gradient.
+    pub fn is_constant(&self) -> bool {
+        self.constant
     }
 
     /// Its shape.
@@ -65,7 +71,12 @@ impl Tape {
     /// A value that is no op's output: a parameter.
     pub fn leaf(&mut self, value: Tensor) -> Var {
         self.values += 1;
-        Var { id: Id(self.values - 1), value }
+        Var { id: Id(self.values - 1), value, constant: false }
+    }
+
+    /// A value that is no op's output and needs no gradient: an input.
+    pub fn constant(&mut self, value: Tensor) -> Var {
+        Var { constant: true, ..self.leaf(value) }
     }
 
     /// An op's output with its backward, which is called once with the output's gradient, or never where there is none.
@@ -83,7 +94,7 @@ impl Tape {
 
     /// The same value under another shape.
     pub fn reshape(&mut self, x: &Var, shape: &[usize]) -> Var {
-        Var { id: x.id, value: x.value.clone().reshaped(shape) }
+        Var { id: x.id, value: x.value.clone().reshaped(shape), constant: x.constant }
     }
 
     /// Walks the ops backward from `output`, whose gradient is `seed`, and returns the gradients of the leaves.

@@ -274,6 +274,11 @@ fn the_gpu_path_pauses_and_resumes_to_the_same_bytes() {
         let last = |runs: &str| place.bytes(&format!("{runs}_{precision}/tiny/checkpoints/last.safetensors"));
         assert!(last("whole") == last("paused"), "{precision}");
     }
+    // Where the data lies makes no difference.
+    for residency in ["device", "stream"] {
+        train(&format!("--runs-dir {residency} --max-steps 3 --set data.augment=d4 --set data.residency={residency}"));
+    }
+    assert!(place.bytes("device/tiny/metrics.jsonl") == place.bytes("stream/tiny/metrics.jsonl"));
     run("--runs-dir paused_bfloat16 --resume --set train.precision=float32")
         .code(2)
         .stderr(contains("train.precision was \"bf16\" when the run began"));
@@ -307,6 +312,11 @@ fn a_step_is_measured_on_either_device() {
             assert!((value("epoch_seconds") * rate - 100.0).abs() < 1e-6);
         }
     }
+    let json = place
+        .json(&format!("bench --config tiny.yaml {wider} --device emulated --batch 1,8 --size 64 --memory --json"));
+    let bytes = |i: usize| json["batches"][i]["step_bytes"].as_u64().unwrap();
+    assert!(bytes(1) > 4 * bytes(0) && bytes(1) < 9 * bytes(0), "{json}");
+    place.run("bench --config tiny.yaml --device cpu --memory").code(2).stderr(contains("a CPU plans no memory"));
     place
         .run("bench --config tiny.yaml --size 65")
         .code(2)

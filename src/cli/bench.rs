@@ -7,7 +7,7 @@ use crate::device::gpu::Peaks;
 use crate::model::{DropoutKey, EmberFormer, ForwardWork, Inputs, ModelSettings, Target, random_batch};
 use crate::optim::Adam;
 use crate::patch::Grid;
-use crate::train::engine::{Engine, Work};
+use crate::train::engine::{Engine, Shape, Work};
 use crate::train::settings::Recipe;
 use crate::{Error, Result};
 use serde::Serialize;
@@ -45,6 +45,9 @@ pub struct Args {
     /// Samples of an epoch, for the projected time
     #[arg(long, default_value_t = 65_000)]
     epoch: usize,
+    /// Prints the memory that a step needs on a GPU and computes nothing
+    #[arg(long)]
+    memory: bool,
     /// Prints JSON
     #[arg(long)]
     json: bool,
@@ -94,6 +97,9 @@ pub fn run(args: Args) -> Result<()> {
     }
     let device = Device::parse(&args.device)?;
     let settings = config.model_settings(args.bands);
+    if args.memory {
+        return memory(&config, &settings, &device, &args);
+    }
     let grid = Grid { rows: args.size / patch, cols: args.size / patch, patch };
     let work = settings.forward_work(args.history, grid);
     let size = config.precision(&device).bytes();
@@ -155,6 +161,32 @@ pub fn run(args: Args) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// `--memory`: weights and moments, and the buffers of a step.
+fn memory(config: &Config, settings: &ModelSettings, device: &Device, args: &Args) -> Result<()> {
+    let recipe = config.train_settings(device, None).recipe;
+    let patch = settings.patch;
+    let grid = Grid { rows: args.size / patch, cols: args.size / patch, patch };
+    let mut engine = Engine::new(settings, recipe.adam, device, recipe.precision, recipe.seed)?;
+    let parameters = device.memory().0;
+    let mut rows = Vec::new();
+    for batch in &args.batch {
+        let shape = Shape { batch: *batch, history: args.history, grid };
+        let Some(step) = engine.step_bytes(shape, (&recipe.loss, &recipe.thresholds))? else {
+            let remedy = "give a GPU, or --device emulated for what one would need";
+            return Err(Error::usage("--memory", "a CPU plans no memory", remedy));
+        };
+        rows.push((*batch, step));
+    }
+    if args.json {
+        let rows = rows.iter().map(|(batch, step)| serde_json::json!({ "batch": batch, "step_bytes": step }));
+        return print_json(&serde_json::json!({ "parameter_bytes": parameters, "batches": rows.collect::<Vec<_>>() }));
+    }
+    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    print(&format!("{}, history {}, {2}×{2} pixels", recipe.precision.name(), args.history, args.size))?;
+    print(&format!("weights and moments {:.0} MiB, and for the buffers of a step", mib(parameters)))?;
+    rows.iter().try_for_each(|(batch, step)| print(&format!("batch {batch:>4}: {:.0} MiB", mib(*step))))
 }
 
 /// What a sample takes at least.

@@ -82,14 +82,14 @@ impl<'a> Pass<'a> {
     fn embed(&mut self) -> Result<Var> {
         let DeviceInputs { batch, history, grid, .. } = *self.inputs;
         let wind = if self.settings.use_wind {
-            let wind = self.tape.leaf(self.inputs.wind.clone());
+            let wind = self.tape.constant(self.inputs.wind.clone());
             let hidden = self.layer(&wind, "token_embedder.wind_embed.0", Activation::Gelu(None))?; // [B·T, d/2]
             Some(self.layer(&hidden, "token_embedder.wind_embed.2", Activation::Identity)?) // [B·T, d]
         } else {
             None
         };
         let statics = if self.settings.use_static {
-            let statics = self.tape.leaf(self.inputs.statics.clone());
+            let statics = self.tape.constant(self.inputs.statics.clone());
             Some(self.layer(&statics, "token_embedder.static_embed", Activation::Identity)?) // [B·N, d]
         } else {
             None

@@ -3,7 +3,7 @@
 //! A step passes nothing but its batch and a few numbers to the device, and waits for nothing: losses, counts and the
 //! gradients' norm stay there until somebody asks.
 
-use crate::device::gpu::{Buffer, Gpu, Graph};
+use crate::device::gpu::{Buffer, Gpu, Graph, Plan};
 use crate::model::{DeviceBatch, DropoutKey, EmberFormer};
 use crate::ops::adam::{Factors, Update};
 use crate::ops::gradient_norm::{GradientReport, GradientState};
@@ -195,11 +195,7 @@ impl Captured {
             return Ok(());
         }
         let gpu = self.gpu.clone();
-        let Shape { batch, history, grid } = shape;
-        model.check_history(history)?;
-        let channels = model.settings().static_channels;
-        let batch = DeviceBatch::uninitialized(&gpu, model.activations(), grid, channels, (batch, history))?;
-        let plan = Arc::new(gpu.plan(|| self.launch(model, adam, &batch, work, key))?);
+        let (batch, plan) = self.plan(model, adam, shape, work, key)?;
         if self.arena.as_ref().is_none_or(|arena| arena.bytes() < plan.bytes()) {
             self.clear(model);
             self.arena = Some(Arc::new(gpu.take(plan.bytes())?));
@@ -208,6 +204,34 @@ impl Captured {
         let (graph, ()) = gpu.capture(&plan, &arena, || self.launch(model, adam, &batch, work, key))?;
         self.recorded.insert((shape, work), Recorded { graph, batch });
         Ok(())
+    }
+
+    /// Room for a batch, and a plan of the memory that its work needs.
+    fn plan(
+        &self,
+        model: &mut EmberFormer,
+        adam: &Adam,
+        shape: Shape,
+        work: Work,
+        key: DropoutKey,
+    ) -> Result<(DeviceBatch, Arc<Plan>)> {
+        let Shape { batch, history, grid } = shape;
+        model.check_history(history)?;
+        let channels = model.settings().static_channels;
+        let batch = DeviceBatch::uninitialized(&self.gpu, model.activations(), grid, channels, (batch, history))?;
+        let plan = self.gpu.plan(|| self.launch(model, adam, &batch, work, key))?;
+        Ok((batch, Arc::new(plan)))
+    }
+
+    /// Bytes that all buffers of a training step take.
+    ///
+    /// # Errors
+    /// Where memory runs out.
+    pub fn step_bytes(&self, model: &mut EmberFormer, adam: &Adam, shape: Shape) -> Result<usize> {
+        let key = DropoutKey { seed: 0, step: 0 };
+        let bytes = self.plan(model, adam, shape, Work::Step, key)?.1.bytes();
+        model.parameters_mut().clear_gradients();
+        Ok(bytes)
     }
 
     fn launch(

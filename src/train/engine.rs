@@ -7,8 +7,8 @@ use crate::model::{DeviceBatch, DropoutKey, EmberFormer, Group, Inputs, Kind, Mo
 use crate::ops::loss::{LossReport, LossSettings, Thresholds};
 use crate::optim::{Adam, AdamSettings};
 use crate::tensor::DType;
-use crate::train::captured::{Captured, Shape};
-pub use crate::train::captured::{Timing, Work};
+use crate::train::captured::Captured;
+pub use crate::train::captured::{Shape, Timing, Work};
 use crate::train::checkpoint::{Checkpoint, HostTensor};
 use crate::train::metrics::Totals;
 use crate::train::run::{Failure, Input, Learner, Saved, StepSettings};
@@ -93,6 +93,23 @@ impl Engine {
         let timing = captured.time(&mut self.model, &self.adam, (shape, work), key, runs, fill);
         self.captured = Some(captured);
         timing.map(Some)
+    }
+
+    /// Bytes that all buffers of a training step take on a GPU, beside weights and moments; nothing is computed. None on the
+    /// CPU.
+    ///
+    /// # Errors
+    /// Where memory runs out.
+    pub fn step_bytes(
+        &mut self,
+        shape: Shape,
+        (loss, thresholds): (&LossSettings, &Thresholds),
+    ) -> Result<Option<usize>> {
+        let Some(gpu) = self.gpu() else { return Ok(None) };
+        let captured = self.captured(&gpu, loss, thresholds, None)?;
+        let bytes = captured.step_bytes(&mut self.model, &self.adam, shape);
+        self.captured = Some(captured);
+        bytes.map(Some)
     }
 
     fn step_on_gpu(&mut self, gpu: &Gpu, input: Input<'_>, settings: &StepSettings<'_>) -> Result<()> {

@@ -441,6 +441,11 @@ impl Cuda {
         Ok(function)
     }
 
+    /// Loads a kernel before it is captured.
+    pub fn prepare(&self, kernel: &str) -> Result<()> {
+        self.function(kernel).map(drop)
+    }
+
     pub fn launch<P: Copy>(&self, kernel: &str, launch: Launch, params: &P) -> Result<()> {
         let function = self.function(kernel)?;
         let [x, y, z] = launch.grid;

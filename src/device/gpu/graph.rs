@@ -1,7 +1,8 @@
 //! Captured work: planned in a dry run, recorded once, replayed at the cost of one launch.
 //!
-//! A dry run ([`Gpu::plan`]) launches nothing; it notes how long each buffer lives and gives it a place in one arena, so that
-//! buffers that never live together share their memory and every replay uses the same addresses. [`Gpu::capture`] runs the
+//! A dry run ([`Gpu::plan`]) computes nothing; it notes how long each buffer lives and gives it a place in one arena, so that
+//! buffers that never live together share their memory and every replay uses the same addresses. On a GPU it also loads every
+//! kernel, cuBLAS's too, which a capture must not be the first to do. [`Gpu::capture`] runs the
 //! same work again on that arena and records its launches: as a CUDA graph, or as a list on the emulated device.
 
 use super::emulated::Command;

@@ -464,6 +464,10 @@ impl Gpu {
     /// # Errors
     /// Kernel, launch and architecture with what the driver or the emulated device's checks report.
     pub fn launch<P: Copy>(&self, kernel: &str, launch: Launch, params: &P) -> Result<()> {
+        let planning = self.mode().is_planning();
+        if let (true, Backend::Cuda(cuda)) = (planning, &self.0.backend) {
+            return cuda.prepare(kernel);
+        }
         if self.mode().defers(|| Command::launch(kernel, launch, params)) {
             return Ok(());
         }
@@ -487,6 +491,10 @@ impl Gpu {
     /// What cuBLAS reports.
     pub fn gemm(&self, gemm: &Gemm<'_>, c: &mut Tensor) -> Result<()> {
         let product = Product::new(gemm, c);
+        let planning = self.mode().is_planning();
+        if let (true, Backend::Cuda(cuda)) = (planning, &self.0.backend) {
+            return self.rehearse(cuda, product);
+        }
         if self.mode().defers(|| Command::Gemm(product)) {
             return Ok(());
         }
@@ -497,6 +505,16 @@ impl Gpu {
                 Ok(())
             }
         }
+    }
+
+    /// Computes a planned product of whatever lies in memory, so that cuBLAS has loaded its kernel before the capture.
+    fn rehearse(&self, cuda: &Cuda, product: Product) -> Result<()> {
+        let Product { m, n, k, of, to, .. } = product;
+        let buffer = |len: usize, dtype: DType| {
+            Ok::<_, Error>(Buffer { memory: Some(self.take_from_pool(len * dtype.bytes())?), home: self.clone() })
+        };
+        let (a, b, c) = (buffer(m * k, of)?, buffer(k * n, of)?, buffer(m * n, to)?);
+        cuda.gemm(&Product { a: a.address(), b: b.address(), c: c.address(), ..product })
     }
 
     /// Waits until everything has run.

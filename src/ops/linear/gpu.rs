@@ -63,6 +63,9 @@ pub fn linear(
             dw = columns.cut(&gpu, &dw, &[outputs, inputs])?;
         }
         gradients.add(weight.id(), dw.reshaped(weight.shape()))?;
+        if x.is_constant() {
+            return Ok(());
+        }
         let mut dx = gpu.tensor(dtype, x.shape())?;
         let input_gradient =
             Gemm { a: &dy, b: &w, m: rows, n: stored, k: outputs, transpose_a: false, transpose_b: false };

@@ -54,8 +54,10 @@ pub fn linear(tape: &mut Tape, x: &Var, weight: &Var, bias: Option<&Var>, activa
             if let Some(bias) = bias {
                 gradients.add(bias, Tensor::from_buffer(&[outputs], cpu.copied(&db)))?;
             }
-            let dx = cpu::input_gradient::<E>(&cpu, dy.cpu(), weight.value().cpu(), inputs);
-            gradients.add(x.id(), Tensor::from_buffer(x.shape(), dx))?;
+            if !x.is_constant() {
+                let dx = cpu::input_gradient::<E>(&cpu, dy.cpu(), weight.value().cpu(), inputs);
+                gradients.add(x.id(), Tensor::from_buffer(x.shape(), dx))?;
+            }
         });
         Ok(())
     }))
