@@ -40,7 +40,7 @@ strip -o "$bare/gpu" "$gpu"
 strip -o "$bare/kernels" "$kernels"
 strip -o "$bare/step" "$step"
 tar -czf "$folder/binaries.tar.gz" -C "$bare" .
-cp scripts/gpu_check.sh benches/peers/torch_emberformer.py configs/emberformer_quick.yaml "$folder/"
+cp scripts/gpu_check.sh benches/peers/torch_emberformer.py configs/emberformer{,_quick}.yaml "$folder/"
 {
     git describe --always --dirty 2>/dev/null || echo "no commit"
     date -u +%FT%TZ
