@@ -13,6 +13,8 @@ pub enum Kind {
     Usage,
     /// The work itself failed (data, checkpoint, disk, device): exit code 1.
     Failed,
+    /// A signal asked for an end: exit code 130, as shells have it.
+    Interrupted,
 }
 
 /// An error in one line: `subject: problem; remedy`.
@@ -38,6 +40,11 @@ impl Error {
     /// A file, store, checkpoint or device failed (exit code 1).
     pub fn failed(subject: impl fmt::Display, problem: impl fmt::Display, remedy: impl fmt::Display) -> Self {
         Self { kind: Kind::Failed, ..Self::usage(subject, problem, remedy) }
+    }
+
+    /// A signal asked for an end (exit code 130).
+    pub fn interrupted(subject: impl fmt::Display, problem: impl fmt::Display, remedy: impl fmt::Display) -> Self {
+        Self { kind: Kind::Interrupted, ..Self::usage(subject, problem, remedy) }
     }
 
     /// An operating-system error at a path: `action` is what was attempted, as in "cannot read".
@@ -74,6 +81,7 @@ impl Error {
         match self.kind {
             Kind::Usage => 2,
             Kind::Failed => 1,
+            Kind::Interrupted => 130,
         }
     }
 }

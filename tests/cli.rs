@@ -255,6 +255,36 @@ fn a_paused_or_killed_run_resumes_to_the_same_bytes() {
         .stderr(contains("rates.temporal was 0.01 when the run began and is 0.5 now"));
 }
 
+#[cfg(unix)]
+#[test]
+fn a_signal_saves_and_stops_and_the_run_goes_on() {
+    let place = Workplace::new();
+    let endless = "train --config tiny.yaml --runs-dir stopped --quiet --set train.checkpoint_every=0 --epochs 1000";
+    let mut run = std::process::Command::new(assert_cmd::cargo::cargo_bin("emberformer"));
+    let run = run.current_dir(place.path(".")).args(endless.split_whitespace()).stderr(std::process::Stdio::piped());
+    let run = run.spawn().expect("the program starts");
+    let lines =
+        || std::fs::read_to_string(place.path("stopped/tiny/metrics.jsonl")).unwrap_or_default().lines().count();
+    let began = Instant::now();
+    while lines() < 7 {
+        assert!(began.elapsed() < Duration::from_secs(60), "no steps");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let sent = std::process::Command::new("kill").args(["-TERM", &run.id().to_string()]).status();
+    assert!(sent.expect("kill").success());
+    let output = run.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{text}");
+    assert!(text.contains("saved and stopped by a signal; go on with --name tiny --resume"), "{text}");
+    let steps = place.json("inspect stopped/tiny/checkpoints/last.safetensors --json")["progress"]["step"].as_u64().unwrap() + 2;
+    let rest = format!("--quiet --set train.checkpoint_every=0 --epochs 1000 --max-steps {steps}");
+    place.run(&format!("train --config tiny.yaml --runs-dir stopped --resume {rest}")).success();
+    place.run(&format!("train --config tiny.yaml --runs-dir whole {rest}")).success();
+    for file in ["metrics.jsonl", "checkpoints/last.safetensors"] {
+        assert!(place.bytes(&format!("stopped/tiny/{file}")) == place.bytes(&format!("whole/tiny/{file}")), "{file}");
+    }
+}
+
 #[test]
 fn the_gpu_path_pauses_and_resumes_to_the_same_bytes() {
     let place = Workplace::new();

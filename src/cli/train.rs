@@ -19,10 +19,11 @@ use crate::track::folder::{Expected, RunFolder, expand_name};
 use crate::track::tracker::{About, Tracker};
 use crate::train::engine::Engine;
 use crate::train::pretrained::load_pretrained;
-use crate::train::run::{Task, run as train};
+use crate::train::run::{Ended, Task, run as train};
 use crate::train::settings::{Recipe, TrainSettings, fingerprint};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Trains a model, keeps its best and its last checkpoint, and tests the best one.
 #[derive(Debug, clap::Args)]
@@ -147,13 +148,21 @@ pub fn run(args: Args) -> Result<()> {
         recipe,
         settings: &settings,
         checkpoint_dir,
+        stop: stop_on_signals()?,
     };
-    train(&task, &mut engine, &mut tracker, args.resume).inspect_err(|e| tracker.failed(e))?;
+    let ended = train(&task, &mut engine, &mut tracker, args.resume).inspect_err(|e| tracker.failed(e))?;
     // Its lock would show the run as one that still trains.
     drop(tracker);
     let line = report_line(&[folder.root().to_path_buf()], &folder.path("report.html"));
-    match line {
-        Some(line) if !args.quiet => print(&line),
+    if let (Some(line), false) = (line, args.quiet) {
+        print(&line)?;
+    }
+    match ended {
+        Ended::Interrupted => Err(Error::interrupted(
+            folder.root().display(),
+            "saved and stopped by a signal",
+            format_args!("go on with --name {name} --resume"),
+        )),
         _ => Ok(()),
     }
 }
@@ -170,6 +179,19 @@ fn labels(config: &Config, device: &Device, precision: DType) -> Vec<String> {
     };
     let data = config.data_dir().file_name().map(|name| name.to_string_lossy().into_owned());
     loss.into_iter().chain(embedding).chain([device.into(), precision.name().into()]).chain(data).collect()
+}
+
+/// Set by SIGINT, SIGTERM or SIGHUP; a second one ends the process at once.
+fn stop_on_signals() -> Result<&'static AtomicBool> {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nsaving and stopping after this step; a second signal ends at once");
+    })
+    .map_err(|e| Error::failed("signals", e, "this is a defect; please report it"))?;
+    Ok(&STOP)
 }
 
 /// The configuration, with the flags that are short for keys.

@@ -415,6 +415,7 @@ impl Observer for Tracker<'_> {
             Ended::Epochs => "all epochs are done",
             Ended::Early => "stopped early: no gain on validation",
             Ended::Paused => "paused after the steps asked for; --resume goes on",
+            Ended::Interrupted => "saved and stopped by a signal; --resume goes on",
         })?;
         let step = self.step;
         let Some(result) = result else {

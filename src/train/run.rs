@@ -7,6 +7,7 @@ use crate::data::batch::{Batch, FrameSource, assemble};
 use crate::data::feed::{Feed, Order, Upcoming};
 use crate::data::resident::Placement;
 use crate::data::sampler::{SampleId, Sampler};
+use crate::error::Kind;
 use crate::model::{DeviceBatch, DropoutKey, Group, ModelSettings};
 use crate::ops::loss::{LossReport, LossSettings, Thresholds};
 use crate::optim::LearningRates;
@@ -19,6 +20,7 @@ use crate::train::stopping::Stopping;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// Weights, running statistics and moments by name, on the host.
@@ -133,6 +135,8 @@ pub struct Task<'a, S> {
     pub settings: &'a TrainSettings,
     /// Where `last.safetensors` and `best.safetensors` go.
     pub checkpoint_dir: PathBuf,
+    /// Set where the run is to save and end after the step under way.
+    pub stop: &'a AtomicBool,
 }
 
 /// A run at its start.
@@ -197,6 +201,8 @@ pub enum Ended {
     Early,
     /// `max_steps`; the run can be resumed.
     Paused,
+    /// [`Task::stop`]; the run can be resumed.
+    Interrupted,
 }
 
 /// Hears what the loop does.
@@ -243,8 +249,15 @@ pub fn run<S: FrameSource + Sync>(
     let mut training = Training::begin(task, learner, observer, resume)?;
     let ended = training.epochs()?;
     let result = match ended {
-        Ended::Paused => None,
-        Ended::Epochs | Ended::Early => Some(training.final_evaluation(ended)?),
+        Ended::Paused | Ended::Interrupted => None,
+        // The last checkpoint is that of the last epoch's end: a resumed run comes straight here.
+        Ended::Epochs | Ended::Early => match training.final_evaluation(ended) {
+            Err(e) if e.kind() == Kind::Interrupted => {
+                training.observer.finish(Ended::Interrupted, None)?;
+                return Ok(Ended::Interrupted);
+            }
+            result => Some(result?),
+        },
     };
     training.observer.finish(ended, result.as_ref())?;
     Ok(ended)
@@ -297,17 +310,24 @@ impl<'a, S: FrameSource + Sync, L: Learner> Training<'a, S, L> {
         while !self.stopping.stopped && self.progress.epoch < self.task.settings.epochs {
             let began = Instant::now();
             let batches = self.task.train.epoch(self.progress.epoch);
-            if !self.steps(&batches)? {
+            if let Some(ended) = self.steps(&batches)? {
                 self.save(LAST)?;
-                return Ok(Ended::Paused);
+                return Ok(ended);
             }
-            self.end_epoch(began)?;
+            match self.end_epoch(began) {
+                // Nothing of the epoch's end has been noted yet: it is done again after the steps.
+                Err(e) if e.kind() == Kind::Interrupted => {
+                    self.save(LAST)?;
+                    return Ok(Ended::Interrupted);
+                }
+                result => result?,
+            }
         }
         Ok(if self.stopping.stopped { Ended::Early } else { Ended::Epochs })
     }
 
-    /// The steps of an epoch that are left; whether they were all done.
-    fn steps(&mut self, batches: &[Vec<SampleId>]) -> Result<bool> {
+    /// The steps of an epoch that are left; why they were not all done.
+    fn steps(&mut self, batches: &[Vec<SampleId>]) -> Result<Option<Ended>> {
         let Task { source, placement, settings, .. } = *self.task;
         let remaining = batches.get(self.progress.position as usize..).unwrap_or_default();
         let order = Order {
@@ -320,7 +340,10 @@ impl<'a, S: FrameSource + Sync, L: Learner> Training<'a, S, L> {
             let mut feed = Feed::new(scope, source, placement, order)?;
             while let Some(upcoming) = feed.next()? {
                 if settings.max_steps.is_some_and(|max| self.progress.step >= max) {
-                    return Ok(false);
+                    return Ok(Some(Ended::Paused));
+                }
+                if self.task.stop.load(Relaxed) {
+                    return Ok(Some(Ended::Interrupted));
                 }
                 self.step(upcoming, &mut feed, batches.len() as u64)?;
                 let within = self.progress.position < batches.len() as u64;
@@ -329,7 +352,7 @@ impl<'a, S: FrameSource + Sync, L: Learner> Training<'a, S, L> {
                     self.save(LAST)?;
                 }
             }
-            Ok(true)
+            Ok(None)
         })
     }
 
@@ -467,14 +490,18 @@ impl<'a, S: FrameSource + Sync, L: Learner> Training<'a, S, L> {
     }
 
     fn evaluate(&mut self, what: &str, batches: &[Vec<SampleId>], breakdown: bool) -> Result<Evaluation> {
-        let recipe = &self.task.settings.recipe;
+        let Task { source, settings, stop, .. } = *self.task;
+        let recipe = &settings.recipe;
         let (learner, observer) = (&mut *self.learner, &mut *self.observer);
         evaluate(
-            self.task.source,
+            source,
             batches,
             recipe.max_seq_len,
             breakdown,
-            |batch| learner.evaluate(batch, &recipe.loss, &recipe.thresholds),
+            |batch| match stop.load(Relaxed) {
+                true => Err(Error::interrupted("evaluation", "stopped by a signal", "go on with --resume")),
+                false => learner.evaluate(batch, &recipe.loss, &recipe.thresholds),
+            },
             |totals, all| observer.evaluating(what, totals, all),
         )
     }

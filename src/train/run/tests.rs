@@ -11,6 +11,7 @@ use crate::patch::Grid;
 use crate::train::settings::Recipe;
 use crate::train::stopping::{Mode, Monitor, StoppingSettings};
 use std::cell::Cell;
+use std::sync::Arc;
 
 const GRID: Grid = Grid { rows: 1, cols: 1, patch: 8 };
 
@@ -212,6 +213,9 @@ struct Lines {
     result: Option<RunResult>,
     /// Fails at this step, as a killed process would.
     die_at: Option<u64>,
+    /// A signal comes after this step, or after this epoch.
+    stop_after: [Option<u64>; 2],
+    stop: Arc<AtomicBool>,
 }
 
 impl Observer for Lines {
@@ -221,6 +225,7 @@ impl Observer for Lines {
     }
     fn step(&mut self, step: &Step) -> Result<()> {
         self.lines.extend(step.row.map(|row| serde_json::to_string(row).unwrap()));
+        self.stop.fetch_or(self.stop_after[0] == Some(step.step), Relaxed);
         match self.die_at {
             Some(at) if at == step.step => Err(Error::failed("test", "killed", "none")),
             _ => Ok(()),
@@ -229,6 +234,7 @@ impl Observer for Lines {
     fn evaluating(&mut self, _what: &str, _totals: &Totals, _all: u64) {}
     fn epoch_end(&mut self, end: &EpochEnd) -> Result<()> {
         self.lines.push(serde_json::to_string(end.row).unwrap());
+        self.stop.fetch_or(self.stop_after[1] == Some(end.epoch), Relaxed);
         Ok(())
     }
     fn preview(&mut self, _epoch: u64, batch: &Batch, logits: &[f32]) -> Result<()> {
@@ -335,6 +341,7 @@ fn train(folder: &Path, settings: &TrainSettings, toy: &mut Toy, lines: &mut Lin
         recipe: serde_json::to_value(&settings.recipe).unwrap(),
         settings,
         checkpoint_dir: folder.to_path_buf(),
+        stop: &lines.stop.clone(),
     };
     run(&task, toy, lines, resume)
 }
@@ -377,6 +384,30 @@ fn a_run_killed_anywhere_resumes_to_the_same_bytes() {
         assert_eq!(lines.lines, expected.lines, "killed at step {die_at}");
         assert_eq!(bytes(folder.path()), bytes(whole.path()), "killed at step {die_at}");
         assert_eq!(lines.result, expected.result, "killed at step {die_at}");
+    }
+}
+
+#[test]
+fn a_signal_saves_and_stops_wherever_it_comes() {
+    let whole = tempfile::tempdir().unwrap();
+    let mut expected = Lines::default();
+    train(whole.path(), &settings(), &mut Toy::new(), &mut expected, false).unwrap();
+    // After steps, also the last of an epoch, so that validation is cut; then in the final evaluation.
+    let moments =
+        [1, 4, 5, 7, 10, 15].map(|step| [Some(step), None]).into_iter().chain([[None, Some(1)], [None, Some(2)]]);
+    for stop_after in moments {
+        let folder = tempfile::tempdir().unwrap();
+        let mut lines = Lines { stop_after, ..Lines::default() };
+        let seldom = TrainSettings { checkpoint_every: 0, ..settings() };
+        let ended = train(folder.path(), &seldom, &mut Toy::new(), &mut lines, false).unwrap();
+        assert_eq!((ended, lines.result.is_none()), (Ended::Interrupted, true), "{stop_after:?}");
+        let done = stop_after[0].unwrap_or(stop_after[1].map_or(0, |epoch| 5 * (epoch + 1)));
+        assert_eq!(Checkpoint::read(&folder.path().join(LAST)).unwrap().state.progress.step, done);
+        lines = Lines { lines: lines.lines, ..Lines::default() };
+        train(folder.path(), &settings(), &mut Toy::new(), &mut lines, true).unwrap();
+        assert_eq!(lines.lines, expected.lines, "{stop_after:?}");
+        assert_eq!(bytes(folder.path()), bytes(whole.path()), "{stop_after:?}");
+        assert_eq!(lines.result, expected.result, "{stop_after:?}");
     }
 }
 
