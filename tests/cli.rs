@@ -276,7 +276,9 @@ fn a_signal_saves_and_stops_and_the_run_goes_on() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{text}");
     assert!(text.contains("saved and stopped by a signal; go on with --name tiny --resume"), "{text}");
-    let steps = place.json("inspect stopped/tiny/checkpoints/last.safetensors --json")["progress"]["step"].as_u64().unwrap() + 2;
+    let steps =
+        place.json("inspect stopped/tiny/checkpoints/last.safetensors --json")["progress"]["step"].as_u64().unwrap()
+            + 2;
     let rest = format!("--quiet --set train.checkpoint_every=0 --epochs 1000 --max-steps {steps}");
     place.run(&format!("train --config tiny.yaml --runs-dir stopped --resume {rest}")).success();
     place.run(&format!("train --config tiny.yaml --runs-dir whole {rest}")).success();
