@@ -29,7 +29,6 @@ target=$(cargo metadata --locked --no-deps --format-version 1 | sed -n 's/.*"tar
 if [[ $profile == dev ]]; then built=debug; else built=$profile; fi
 gpu=$(executable test --test gpu)
 kernels=$(executable bench --bench kernels)
-step=$(executable bench --bench step)
 
 rm -rf "$folder"
 mkdir -p "$folder"
@@ -38,7 +37,6 @@ trap 'rm -rf "$bare"' EXIT
 strip -o "$bare/emberformer" "$target/$built/emberformer"
 strip -o "$bare/gpu" "$gpu"
 strip -o "$bare/kernels" "$kernels"
-strip -o "$bare/step" "$step"
 tar -czf "$folder/binaries.tar.gz" -C "$bare" .
 cp scripts/gpu_check.sh benches/peers/torch_emberformer.py configs/emberformer{,_quick}.yaml "$folder/"
 {
