@@ -11,8 +11,8 @@ fail() {
     exit 1
 }
 
-chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
-if ! chromium >/dev/null; then
+browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
+if ! browser >/dev/null; then
     command -v apt-get >/dev/null || fail "there is no Chromium; install it and run this again"
     as_root=()
     [[ $EUID -eq 0 ]] || as_root=(sudo -n)
@@ -23,4 +23,4 @@ if ! chromium >/dev/null; then
 fi
 program=$(realpath "${EMBERFORMER:-target/release/emberformer}")
 [[ -x "$program" ]] || fail "there is no $program; cargo build --release makes it"
-exec timeout 180 python3 scripts/check_report.py "$program" "$(chromium)" target/report-check
+exec timeout 180 python3 scripts/check_report.py "$program" "$(browser)" target/report-check

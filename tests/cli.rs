@@ -270,7 +270,7 @@ fn a_signal_saves_and_stops_and_the_run_goes_on() {
         assert!(began.elapsed() < Duration::from_secs(60), "no steps");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let sent = std::process::Command::new("kill").args(["-TERM", &run.id().to_string()]).status();
+    let sent = std::process::Command::new("sh").args(["-c", &format!("kill -TERM {}", run.id())]).status();
     assert!(sent.expect("kill").success());
     let output = run.wait_with_output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
