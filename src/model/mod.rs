@@ -137,18 +137,7 @@ impl Inputs {
                 return complain(format!("{is} values of {what}, {should} expected"));
             }
         }
-        if self.grid.patch != settings.patch {
-            return complain(format!(
-                "patches of {0}x{0} pixels, the model takes {1}x{1}",
-                self.grid.patch, settings.patch
-            ));
-        }
-        if self.grid.rows < 8 || self.grid.cols < 8 {
-            return complain(format!(
-                "a grid of {}x{} patches leaves the pyramid's coarsest level empty, each side must be at least 8",
-                self.grid.rows, self.grid.cols
-            ));
-        }
+        settings.check_grid(self.grid)?;
         match self.valid_steps.chunks_exact(t.max(1)).all(|steps| steps.last() == Some(&true)) {
             true if b > 0 && t > 0 => Ok(()),
             _ => complain("a history without a last frame".into()),
@@ -421,6 +410,21 @@ impl ModelSettings {
             true => Ok(()),
             false => complain("a dropout outside [0, 1)".into()),
         }
+    }
+
+    /// Whether the network can take windows of that grid.
+    pub(crate) fn check_grid(&self, grid: Grid) -> Result<()> {
+        let complain = |what: String| Err(Error::failed("batch", what, "use data that fits the model's configuration"));
+        if grid.patch != self.patch {
+            return complain(format!("patches of {0}x{0} pixels, the model takes {1}x{1}", grid.patch, self.patch));
+        }
+        if grid.rows < 8 || grid.cols < 8 {
+            return complain(format!(
+                "a grid of {}x{} patches leaves the pyramid's coarsest level empty, each side must be at least 8",
+                grid.rows, grid.cols
+            ));
+        }
+        Ok(())
     }
 
     /// Whether the kernels can compute the network: pixels and tokens are whole 16-byte vectors there.

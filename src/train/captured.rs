@@ -217,6 +217,7 @@ impl Captured {
     ) -> Result<(DeviceBatch, Arc<Plan>)> {
         let Shape { batch, history, grid } = shape;
         model.check_history(history)?;
+        model.settings().check_grid(grid)?;
         let channels = model.settings().static_channels;
         let batch = DeviceBatch::uninitialized(&self.gpu, model.activations(), grid, channels, (batch, history))?;
         let plan = self.gpu.plan(|| self.launch(model, adam, &batch, work, key))?;

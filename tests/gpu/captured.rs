@@ -8,8 +8,9 @@ use emberformer::device::Device;
 use emberformer::model::{DropoutKey, EmberFormer, Group, Inputs, ModelSettings, Target};
 use emberformer::ops::loss::{LossReport, LossSettings};
 use emberformer::optim::Adam;
+use emberformer::patch::Grid;
 use emberformer::tensor::DType;
-use emberformer::train::engine::Engine;
+use emberformer::train::engine::{Engine, Shape};
 use emberformer::train::metrics::Totals;
 use emberformer::train::run::{Input, Learner, StepSettings};
 
@@ -121,4 +122,22 @@ fn nothing_changes_after_a_step_that_is_not_finite() {
     for ((parameter, now), before) in kept {
         assert!(parameter.name.contains("running") || now == *before, "{}", parameter.name);
     }
+}
+
+#[test]
+fn windows_that_the_network_cannot_take_are_refused() {
+    let device = device();
+    let mut engine = engine(&device, DType::F32, &settings());
+    let about = (&LOSS, &THRESHOLDS);
+    for (grid, history, expected) in [
+        (Grid { rows: 8, cols: 7, patch: 8 }, 2, "a grid of 8x7 patches leaves the pyramid's coarsest level empty"),
+        (Grid { rows: 8, cols: 8, patch: 4 }, 2, "patches of 4x4 pixels, the model takes 8x8"),
+        (Grid { rows: 8, cols: 8, patch: 8 }, 65, "a GPU takes 64 at most"),
+    ] {
+        let error = engine.step_bytes(Shape { batch: 1, history, grid }, about).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    assert!(
+        engine.step_bytes(Shape { batch: 1, history: 2, grid: Grid { rows: 8, cols: 8, patch: 8 } }, about).is_ok()
+    );
 }
